@@ -1,0 +1,47 @@
+# Modelmill: `make help` tells every target.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export MODELMILL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/modelmill
+export MODELMILL_DATA ?= $(abspath ../shared/data)
+PY := .venv/bin/python
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
+
+venv: .venv/.stamp ## the development environment, from the lock file
+.venv/.stamp: lock/dev.txt pyproject.toml
+	@command -v uv >/dev/null || python3 -m pip install -q uv
+	@uv venv -q --allow-existing --python 3.11 .venv
+	@uv pip sync -q --python $(PY) --require-hashes lock/dev.txt
+	@uv pip install -q --python $(PY) --no-deps -e .
+	@touch $@
+
+lock: ## resolve the lock files anew
+	uv pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate --generate-hashes --extra dev pyproject.toml -o lock/dev.txt
+	for e in operator runtime; do uv pip compile -q --python-version 3.11 --no-emit-index-url --no-header --no-annotate --generate-hashes --extra $$e -c lock/dev.txt pyproject.toml -o lock/$$e.txt; done
+
+lint: venv ## ruff, format, mypy, import-linter
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
+
+format: venv ## rewrite the sources in the project's format
+	.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
+
+test-unit: venv ## unit tests: no cluster, seconds
+	$(PY) -m pytest tests/unit
+
+test-control-plane: venv tools ## against a real etcd, API server and controller manager
+	$(PY) -m pytest tests/control_plane
+
+test-e2e: venv cluster images ## on a real cluster with real pods
+	$(PY) -m pytest tests/e2e
+
+test: lint test-unit test-control-plane test-e2e ## everything
+
+crds: venv ## generate crds/*.yaml and the chart's copies from the typed API
+	$(PY) -m modelmill_operator.api.generate
+
+-include tests/cluster/cluster.mk
+-include runtime/images.mk
+-include examples/demo.mk
+-include benchmarks/bench.mk
+.PHONY: help venv lock lint format test test-unit test-control-plane test-e2e crds
