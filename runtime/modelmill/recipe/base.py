@@ -1,0 +1,59 @@
+"""The recipe: a model, its data and its loss; everything else has a default.
+
+The same class is used in every stage: training calls all of it, compression and serving rebuild the module with
+`model()`, evaluation reads the held-out data with `dataset()`. It must therefore import only what those pods have,
+and `model()` must depend on nothing but the hyperparameters.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from modelmill.signature import Signature
+
+OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+
+
+class Recipe:
+    """Subclass it, and name it in `spec.recipe.entrypoint` as `module:Class`."""
+
+    def __init__(self, hyperparameters: Mapping[str, Any]) -> None:
+        self.hyperparameters = hyperparameters
+
+    def model(self) -> nn.Module:
+        """The module with fresh weights; the trainer has seeded torch's generator."""
+        raise NotImplementedError(f"{type(self).__name__}.model() must return the torch.nn.Module to train")
+
+    def signature(self) -> Signature:
+        """Inputs and outputs as clients see them; the batch is the first dimension, written -1."""
+        raise NotImplementedError(f"{type(self).__name__}.signature() must return a modelmill.Signature")
+
+    def dataset(self, uri: str, *, training: bool) -> "Dataset[tuple[torch.Tensor, torch.Tensor]]":
+        """A map-style dataset of (input, target) read from `uri`; `training` allows augmentation."""
+        raise NotImplementedError(f"{type(self).__name__}.dataset() must return a torch Dataset of (input, target)")
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss of a batch; cross entropy of logits [N, classes] and classes [N] unless overridden."""
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """From the hyperparameters `optimizer` (SGD, Adam, AdamW), `lr`, `weightDecay`, `momentum` (SGD)."""
+        name = str(self.hyperparameters.get("optimizer", "AdamW"))
+        if name not in OPTIMIZERS:
+            raise ValueError(
+                f"hyperparameters.optimizer: {name!r} is not one of {', '.join(OPTIMIZERS)}; override Recipe.optimizer()"
+            )
+        options: dict[str, Any] = {
+            "lr": float(self.hyperparameters.get("lr", 1e-3)),
+            "weight_decay": float(self.hyperparameters.get("weightDecay", 0.0)),
+        }
+        if name == "SGD":
+            options["momentum"] = float(self.hyperparameters.get("momentum", 0.0))
+        return OPTIMIZERS[name](parameters, **options)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, *, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """Stepped after every optimizer step; None (the default) keeps the learning rate."""
+        return None
