@@ -1,9 +1,9 @@
 """What the pure core tells the engine to do, and what the engine tells the pure core: data only, no I/O.
 
-A planner looks at one resource and its children and answers with a Plan: a list of actions, in order. The engine executes them in that
-order and stops at the first failure, so a planner may rely on "A is done before B is tried": a SetStatus before a Delete persists the
-decision before the irreversible step. Nothing here needs to be remembered between two calls; Signals are hints that may be empty
-after a restart of the operator.
+A planner looks at one resource and its children and answers with a Plan: a list of actions, in order. The engine executes
+them in that order and stops at the first failure, so a planner may rely on "A is done before B is tried": a SetStatus before
+a Delete persists the decision before the irreversible step. Nothing here needs to be remembered between two calls; Signals
+are hints that may be empty after a restart of the operator.
 """
 
 import hashlib
@@ -13,28 +13,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from modelmill.contract import names
+from modelmill.contract.report import Report
+
 if TYPE_CHECKING:
-    from modelmill.contract.report import Report
     from modelmill_operator.settings import Settings
 
 Object = dict[str, Any]
 
-GROUP = "modelmill.io"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
+API_VERSION = f"{names.GROUP}/v1alpha1"
 FIELD_MANAGER = "modelmill"
-
-LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
-MANAGED_BY = "modelmill"
-LABEL_TRAINING_JOB = "modelmill.io/trainingjob"
-LABEL_MODEL_SERVICE = "modelmill.io/modelservice"
-LABEL_UID = "modelmill.io/uid"
-LABEL_ROLE = "modelmill.io/role"
-LABEL_INDEX = "modelmill.io/index"
-LABEL_VERSION = "modelmill.io/version"
-LABEL_VARIANT = "modelmill.io/variant"
-LABEL_LEADER = "modelmill.io/leader"
-ANNOTATION_APPLIED_HASH = "modelmill.io/applied-hash"
+ANNOTATION_APPLIED_HASH = f"{names.GROUP}/applied-hash"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +92,16 @@ class ScalingDecision:
 class Signals:
     """Facts about one resource that live in memory alone: any of them may be missing after a restart."""
 
-    reports: Mapping[int, "Report"] = field(default_factory=dict)
+    reports: Mapping[int, Report] = field(default_factory=dict)
     """TrainingJob: the latest report of each launcher, by gang index."""
     report_ages: Mapping[int, float] = field(default_factory=dict)
     """TrainingJob: seconds since the latest report of each launcher arrived, by gang index."""
     scaling: ScalingDecision | None = None
     """ModelService: the autoscaler's latest decision."""
-    channel_version: int | None = None
-    """ModelService: the version that a server pod saw its channel point to, when that is not the version it was resolved to."""
+    channel_moved: bool = False
+    """ModelService: a server pod sees its channel point to another version than the one that was resolved."""
+    refused: str | None = None
+    """Why the API server refused the latest plan (quota, admission), in its words; None once one went through."""
 
 
 class Planner(Protocol):

@@ -1,8 +1,8 @@
 """Everything about the operator that an administrator can change, from flags or the environment.
 
-Each field of Settings is a flag (`--lease-duration 4`) and a variable (`MODELMILL_LEASE_DURATION=4`); the flag wins. Its text is what
-`--help` prints. Values are read once, at the start, and never change while the process lives. Files (the CA that pods must trust)
-are read here, so that planners stay free of I/O.
+Each field of Settings is a flag (`--lease-duration 4`) and a variable (`MODELMILL_LEASE_DURATION=4`); the flag wins. Its
+text is what `--help` prints. Values are read once, at the start, and never change while the process lives. Files (the CA that
+pods must trust) are read here, so that planners stay free of I/O.
 """
 
 import argparse
@@ -35,8 +35,9 @@ class Settings:
         "", "secret with that registry's credentials; it must exist in the namespace of each resource"
     )
 
-    report_url: str = _setting("", "URL at which training pods reach this operator; empty makes http(s)://<pod IP>:<report port>")
-    report_port: int = _setting(8443, "port that listens for the reports of training pods")
+    report_url: str = _setting("", "URL at which training pods reach this operator; pods without it run, but report nothing")
+    # Not `report_port`: a Service modelmill-report sets MODELMILL_REPORT_PORT=tcp://... in all pods of its namespace.
+    report_listen_port: int = _setting(8443, "port that listens for the reports of training pods")
     report_cert_file: str = _setting("", "certificate of the report port (PEM); empty serves plain HTTP")
     report_key_file: str = _setting("", "private key of that certificate (PEM)")
     report_ca_file: str = _setting("", "CA that training pods verify the report port with (PEM); empty trusts the system's")
@@ -45,7 +46,7 @@ class Settings:
     progress_interval: float = _setting(10.0, "how often mere progress may be written to a status, at most")
     report_ca_pem: str = ""
 
-    health_port: int = _setting(8080, "port of /healthz, /readyz and /metrics")
+    health_listen_port: int = _setting(8080, "port of /healthz, /readyz and /metrics")
     bind_address: str = _setting("0.0.0.0", "address that both ports bind to")
 
     leader_election: bool = _setting(True, "take the Lease before writing; turn off only where exactly one replica can ever run")
@@ -73,7 +74,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.lease_duration < 3 * self.lease_renew_interval:
             raise ValueError(
-                f"lease_duration {self.lease_duration} is too short: make it at least three times lease_renew_interval ({self.lease_renew_interval})"
+                f"lease_duration {self.lease_duration} is too short: "
+                f"make it at least three times lease_renew_interval ({self.lease_renew_interval})"
             )
         if bool(self.report_cert_file) != bool(self.report_key_file):
             raise ValueError("report_cert_file and report_key_file belong together: give both, or none for plain HTTP")
@@ -88,7 +90,7 @@ def load(arguments: Sequence[str], *, environment: Mapping[str, str] = os.enviro
     given = vars(parser.parse_args(arguments))
     values: dict[str, Any] = {}
     for setting in _documented():
-        text = given[setting.name] if given[setting.name] is not None else environment.get(_variable(setting.name))
+        text = given[setting.name] if given[setting.name] is not None else _from(environment, setting.name)
         if text is None:
             continue
         try:
@@ -114,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         default = ",".join(setting.default) if isinstance(setting.default, tuple) else setting.default
         shown = f" (default: {str(default).lower() if isinstance(default, bool) else default})" if default != "" else ""
         choices = setting.metadata["choices"] or (("true", "false") if isinstance(setting.default, bool) else None)
-        metavar = None if choices else {int: "N", float: "SECONDS"}.get(type(setting.default), "TEXT")
+        metavar = None if choices else {int: "N", float: "NUMBER"}.get(type(setting.default), "TEXT")
         parser.add_argument(_flag(setting.name), help=setting.metadata["help"] + shown, choices=choices, metavar=metavar)
     return parser
 
@@ -127,8 +129,9 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _variable(name: str) -> str:
-    return "MODELMILL_" + name.upper()
+def _from(environment: Mapping[str, str], name: str) -> str | None:
+    # POD_NAME and POD_NAMESPACE are what the downward API is called by everywhere.
+    return environment.get("MODELMILL_" + name.upper(), environment.get(name.upper()) if name.startswith("pod_") else None)
 
 
 def _convert(setting: "Field[Any]", text: str) -> Any:
@@ -142,4 +145,4 @@ def _convert(setting: "Field[Any]", text: str) -> Any:
         return text.lower() == "true"
     if isinstance(default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    return type(default)(text)
+    return int(text) if isinstance(default, int) else float(text) if isinstance(default, float) else text
