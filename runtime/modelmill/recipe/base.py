@@ -52,7 +52,8 @@ class Recipe:
         }
         if name == "SGD":
             options["momentum"] = float(self.hyperparameters.get("momentum", 0.0))
-        return OPTIMIZERS[name](parameters, **options)
+        optimizer: torch.optim.Optimizer = OPTIMIZERS[name](parameters, **options)
+        return optimizer
 
     def scheduler(self, optimizer: torch.optim.Optimizer, *, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler | None:
         """Stepped after every optimizer step; None (the default) keeps the learning rate."""
