@@ -1,0 +1,3 @@
+module modelmill.local/tools/pause
+
+go 1.26.0
