@@ -11,12 +11,23 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from modelmill_operator.api.common import to_raw
 from modelmill_operator.api.model_service import ModelService
 from modelmill_operator.api.training_job import TrainingJob
 
 T = TypeVar("T", bound=msgspec.Struct)
 API_GROUP = "modelmill.io"
 API_VERSION = "v1alpha1"
+__all__ = [
+    "API_GROUP",
+    "API_VERSION",
+    "InvalidResourceError",
+    "ModelService",
+    "TrainingJob",
+    "parse_model_service",
+    "parse_training_job",
+    "to_raw",
+]
 
 
 class InvalidResourceError(ValueError):

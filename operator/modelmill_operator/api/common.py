@@ -7,7 +7,7 @@ server refuses a validation rule whose cost it cannot bound.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, field
@@ -29,6 +29,10 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """Base of every part of a resource: immutable, camelCase in JSON, absent fields left out."""
+
+
+class Observed(Record, frozen=True, kw_only=True):
+    """Base of every part of a status: the API server fills in nothing, so what was written is what is read back."""
 
 
 class ObjectMeta(Record, frozen=True, kw_only=True):
@@ -59,7 +63,7 @@ class Registry(Record, frozen=True, kw_only=True):
     AWS_ENDPOINT_URL. Leave out for a pvc:// registry."""
 
 
-class Condition(Record, frozen=True, kw_only=True):
+class Condition(Observed, frozen=True, kw_only=True):
     """One observation, in the form that `kubectl wait --for=condition=...` understands."""
 
     type: Annotated[str, Meta(max_length=63)]
@@ -76,7 +80,7 @@ class Condition(Record, frozen=True, kw_only=True):
     """When the status last changed."""
 
 
-class Status(Record, frozen=True, kw_only=True):
+class Status(Observed, frozen=True, kw_only=True):
     """What the status of both kinds begins with."""
 
     observed_generation: Annotated[int, Meta(ge=0)] = 0
@@ -86,3 +90,9 @@ class Status(Record, frozen=True, kw_only=True):
 
     def condition(self, kind: str) -> Condition | None:
         return next((condition for condition in self.conditions if condition.type == kind), None)
+
+
+def to_raw(record: Record) -> dict[str, Any]:
+    """The record as the API server would return it: dicts and lists, defaults left out."""
+    raw: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(record))
+    return raw

@@ -63,7 +63,7 @@ class Batcher(Record, frozen=True, kw_only=True):
     max_batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
     """Most samples in one forward pass. 1 turns batching off. Raise it while throughput grows and memory lasts."""
     max_latency: Duration = "5ms"
-    """Longest that a request waits for others to join its batch. Lower it when latency matters more than throughput."""
+    """Longest that a request waits for others to join its batch while the model is busy. Lower it when latency matters more than throughput."""
 
 
 class SecretKey(Record, frozen=True, kw_only=True):
@@ -171,7 +171,7 @@ class ModelServiceSpec(RunsPods, frozen=True, kw_only=True):
     finish its requests when it is stopped."""
     max_request_bytes: Annotated[int, Meta(ge=1024, le=1073741824)] = 16777216
     """Largest request body in bytes; a larger one is answered with 413. Raise it for large images or batches."""
-    queue_limit: Annotated[int, Meta(ge=1, le=1000000)] = 512
+    queue_limit: Annotated[int, Meta(ge=1, le=1000000)] = 256
     """Requests that may wait in one pod; further ones are answered with 503 and Retry-After."""
     security: Security = Security()
     """Who may send requests, and whether they are encrypted."""

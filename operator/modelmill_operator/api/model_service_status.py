@@ -6,12 +6,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from modelmill_operator.api.common import Record, Status, Time
+from modelmill_operator.api.common import Observed, Status, Time
 
 Digest = Annotated[str, Meta(max_length=128)]
 
 
-class Resolved(Record, frozen=True, kw_only=True):
+class Resolved(Observed, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=1)]
     """Version that spec.model points to."""
     digest: Digest
@@ -24,7 +24,7 @@ class Resolved(Record, frozen=True, kw_only=True):
     """When the registry was asked."""
 
 
-class RolloutStatus(Record, frozen=True, kw_only=True):
+class RolloutStatus(Observed, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=1)]
     """Version that is rolling out."""
     state: Annotated[str, Meta(max_length=32)]
@@ -33,7 +33,7 @@ class RolloutStatus(Record, frozen=True, kw_only=True):
     """Why it is in this state."""
 
 
-class AutoscalingStatus(Record, frozen=True, kw_only=True):
+class AutoscalingStatus(Observed, frozen=True, kw_only=True):
     desired_replicas: Annotated[int, Meta(ge=0)]
     """Pods that the autoscaler wants."""
     stable_concurrency: Annotated[str, Meta(max_length=32)] | None = None
@@ -48,7 +48,7 @@ class AutoscalingStatus(Record, frozen=True, kw_only=True):
     """When this was decided."""
 
 
-class LastFailure(Record, frozen=True, kw_only=True):
+class LastFailure(Observed, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=1)] | None = None
     """Version that failed, where known."""
     reason: Annotated[str, Meta(max_length=128)]

@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from modelmill_operator.api.common import Observed
+
 
 def schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return _schema(inspect.type_info(struct))
@@ -81,6 +83,8 @@ def _property(field: inspect.Field, texts: Mapping[str, str], *, owner: type) ->
     if field.name not in texts:
         raise TypeError(f"{owner.__name__}.{field.name} has no description: write a string below the field")
     schema = {"description": texts[field.name], **_schema(field.type)}
+    if issubclass(owner, Observed):
+        return schema
     match field.default:
         case msgspec.NODEFAULT | None | ():
             # Absent: nothing to store in every resource.

@@ -82,8 +82,8 @@ class Data(Record, frozen=True, kw_only=True):
 class Gang(Record, frozen=True, kw_only=True):
     workers: Annotated[int, Meta(ge=1, le=1024)] = 1
     """Pods of the gang. All of them start, or none does."""
-    processes_per_worker: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Ranks in each pod: the number of GPUs of a pod, or 1 on CPU."""
+    processes_per_worker: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Ranks in each pod. 0: one for each GPU of the pod, or one where there is none."""
 
 
 class Strategy(Record, frozen=True, kw_only=True):

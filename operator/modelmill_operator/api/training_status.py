@@ -6,11 +6,11 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from modelmill_operator.api.common import Record, Status, Time
+from modelmill_operator.api.common import Observed, Status, Time
 from modelmill_operator.api.rules import limit
 
 
-class Progress(Record, frozen=True, kw_only=True):
+class Progress(Observed, frozen=True, kw_only=True):
     step: Annotated[int, Meta(ge=0)] = 0
     """Optimizer steps done."""
     total_steps: Annotated[int, Meta(ge=0)] | None = None
@@ -27,7 +27,7 @@ class Progress(Record, frozen=True, kw_only=True):
     """When training is expected to end."""
 
 
-class StageStatus(Record, frozen=True, kw_only=True):
+class StageStatus(Observed, frozen=True, kw_only=True):
     name: Annotated[str, Meta(max_length=63)]
     """prepare, train, compress-VARIANT, evaluate or publish."""
     start_time: Time | None = None
@@ -40,7 +40,7 @@ class StageStatus(Record, frozen=True, kw_only=True):
     """Why it failed, or what it is waiting for."""
 
 
-class VariantStatus(Record, frozen=True, kw_only=True):
+class VariantStatus(Observed, frozen=True, kw_only=True):
     name: Annotated[str, Meta(max_length=63)]
     """Name of the variant; dense is the uncompressed model."""
     bytes: Annotated[int, Meta(ge=0)] | None = None
@@ -55,7 +55,7 @@ class VariantStatus(Record, frozen=True, kw_only=True):
     """Why it was refused, with the numbers, or why it could not be made."""
 
 
-class Published(Record, frozen=True, kw_only=True):
+class Published(Observed, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=1)]
     """Number of the version."""
     digest: Annotated[str, Meta(max_length=128)]
@@ -73,6 +73,8 @@ class TrainingJobStatus(Status, frozen=True, kw_only=True):
     """Where the job is, for people: a stage, Suspended, Succeeded or Failed. Programs read the conditions."""
     attempt: Annotated[int, Meta(ge=0)] = 0
     """Number of the gang's current start; the first is 0."""
+    created_attempt: Annotated[int | None, limit(ge=0)] = None
+    """Newest attempt for which every pod of the gang was there: a pod that is missing after that was lost."""
     restarts: Annotated[int, Meta(ge=0)] = 0
     """How often the gang was started again because of a failure; counts against spec.recovery.maxRestarts."""
     start_time: Time | None = None
