@@ -63,7 +63,8 @@ class Batcher(Record, frozen=True, kw_only=True):
     max_batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
     """Most samples in one forward pass. 1 turns batching off. Raise it while throughput grows and memory lasts."""
     max_latency: Duration = "5ms"
-    """Longest that a request waits for others to join its batch while the model is busy. Lower it when latency matters more than throughput."""
+    """Longest that a request waits for others to join its batch while the model is busy. Lower it when latency
+    matters more than throughput."""
 
 
 class SecretKey(Record, frozen=True, kw_only=True):
