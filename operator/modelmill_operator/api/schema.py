@@ -90,7 +90,7 @@ def _property(field: inspect.Field, texts: Mapping[str, str], *, owner: type) ->
             # Absent: nothing to store in every resource.
             return schema
         case msgspec.Struct() as default:
-            # The API server fills the fields of a defaulted object with their own defaults.
+            # In full: the API server checks the rules on this very object when the CRD is installed.
             return schema | {"default": _given(default)}
         case default:
             value = msgspec.to_builtins(default)
@@ -99,10 +99,9 @@ def _property(field: inspect.Field, texts: Mapping[str, str], *, owner: type) ->
 
 
 def _given(default: msgspec.Struct) -> dict[str, Any]:
-    """The fields in which a default object differs from its type's own defaults."""
-    fields = msgspec.structs.fields(default)
-    given = {info.encode_name: getattr(default, info.name) for info in fields if getattr(default, info.name) != info.default}
-    return {name: msgspec.to_builtins(value) for name, value in given.items() if value != {}}
+    values = {info.encode_name: getattr(default, info.name) for info in msgspec.structs.fields(default)}
+    given = {name: _given(value) if isinstance(value, msgspec.Struct) else value for name, value in values.items()}
+    return {name: msgspec.to_builtins(value) for name, value in given.items() if value not in (None, (), {})}
 
 
 def _descriptions(struct: type) -> dict[str, str]:

@@ -73,7 +73,7 @@ class TrainingJobStatus(Status, frozen=True, kw_only=True):
     """Where the job is, for people: a stage, Suspended, Succeeded or Failed. Programs read the conditions."""
     attempt: Annotated[int, Meta(ge=0)] = 0
     """Number of the gang's current start; the first is 0."""
-    created_attempt: Annotated[int | None, limit(ge=0)] = None
+    created_attempt: Annotated[int, Meta(ge=0)] | None = None
     """Newest attempt for which every pod of the gang was there: a pod that is missing after that was lost."""
     restarts: Annotated[int, Meta(ge=0)] = 0
     """How often the gang was started again because of a failure; counts against spec.recovery.maxRestarts."""
