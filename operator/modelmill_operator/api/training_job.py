@@ -219,6 +219,9 @@ class Publish(Record, frozen=True, kw_only=True):
 class Scheduling(Record, frozen=True, kw_only=True):
     queue: Annotated[str, Meta(max_length=63)] | None = None
     """Kueue LocalQueue: passed on as the label kueue.x-k8s.io/queue-name. Left out: no queue."""
+    gang_timeout: Duration = "30s"
+    """How long a part of the gang may hold its nodes while other pods find no room. Then all give their place back and
+    the gang is tried again later. Raise it where nodes are added on demand."""
 
 
 class TrainingJobSpec(RunsPods, frozen=True, kw_only=True):

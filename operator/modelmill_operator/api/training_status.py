@@ -77,6 +77,10 @@ class TrainingJobStatus(Status, frozen=True, kw_only=True):
     """Newest attempt for which every pod of the gang was there: a pod that is missing after that was lost."""
     restarts: Annotated[int, Meta(ge=0)] = 0
     """How often the gang was started again because of a failure; counts against spec.recovery.maxRestarts."""
+    releases: Annotated[int, Meta(ge=0)] = 0
+    """How often the gang gave back its pods because there was no room for all of them."""
+    retry_time: Time | None = None
+    """When a gang that found no room is created again."""
     start_time: Time | None = None
     """When the first pod was created; set anew when a suspended job goes on."""
     completion_time: Time | None = None

@@ -47,6 +47,7 @@ class Step:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     name: str
+    tier: str | None = None
     steps: tuple[Step, ...] = ()
 
 
@@ -81,7 +82,8 @@ class ReportTo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     channel: str = "stable"
-    keep_versions: int = 10
+    keep_versions: int = 0
+    """Newest versions to keep; 0 keeps all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,7 @@ class JobFile:
     entrypoint: str | None = None
     """`module:Class` of the recipe."""
     script: tuple[str, ...] = ()
-    """Command line after `python` of a torchrun program, instead of a recipe."""
+    """Command of a torchrun program, such as (python, train.py), instead of a recipe."""
     data: Data = field(default_factory=Data)
     gang: Gang = field(default_factory=Gang)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
