@@ -21,12 +21,8 @@ LabelValue = Annotated[str, Meta(max_length=63)]
 
 
 # Passed on unread, but for its name.
-NamedEntry = Annotated[
-    dict[str, Any],
-    Meta(
-        extra_json_schema={"properties": {"name": {"type": "string", "description": "Name of the entry."}}, "required": ["name"]}
-    ),
-]
+_NAME = {"type": "string", "maxLength": 253, "description": "Name of the entry."}
+NamedEntry = Annotated[dict[str, Any], Meta(extra_json_schema={"properties": {"name": _NAME}, "required": ["name"]})]
 
 
 class Resources(Record, frozen=True, kw_only=True):

@@ -108,7 +108,7 @@ def _descriptions(struct: type) -> dict[str, str]:
     """The strings below the fields of a class and its bases, from their source: they exist nowhere else."""
     texts: dict[str, str] = {}
     for base in struct.__mro__:
-        if issubclass(base, msgspec.Struct) and base.__module__.startswith(__package__ or ""):
+        if issubclass(base, msgspec.Struct) and base is not msgspec.Struct:
             body = ast.parse(textwrap.dedent(source.getsource(base))).body[0]
             assert isinstance(body, ast.ClassDef)
             for field, below in zip(body.body, body.body[1:], strict=False):
