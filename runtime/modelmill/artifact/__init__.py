@@ -1,0 +1,1 @@
+"""Versions of models: the one thing that training, evaluation and serving share."""

@@ -3,8 +3,10 @@
 `reason` fits a Kubernetes condition; `fatal` means that trying again cannot help until somebody changes something.
 """
 
+from modelmill.failures import Fault
 
-class StorageError(Exception):
+
+class StorageError(Fault):
     """A store did not do what was asked."""
 
     reason = "StorageUnavailable"

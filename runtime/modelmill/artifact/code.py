@@ -1,0 +1,47 @@
+"""The code of a version: a recipe's sources as plain files, or one exported program.
+
+Trust, said plainly: this code runs wherever the version is evaluated or served. The digest in the manifest makes sure
+that it is the code that was published, not that it is harmless.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelmill.artifact import program
+from modelmill.artifact.errors import NotPublishable
+from modelmill.artifact.manifest import PROGRAM, Code
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FOLDER = "code"
+MAX_BYTES = 64 << 20
+MAX_FILES = 1000
+
+
+def collect(folder: Path) -> dict[str, Path]:
+    """The sources in a folder, by their path below it. Hidden and compiled files are left out."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        # A mounted ConfigMap keeps its real files in hidden folders and links to them.
+        if path.is_file() and "__pycache__" not in relative.parts and not any(part.startswith(".") for part in relative.parts):
+            found[relative.as_posix()] = path
+    size = sum(path.stat().st_size for path in found.values())
+    if size > MAX_BYTES or len(found) > MAX_FILES:
+        raise NotPublishable(
+            f"the recipe's folder {folder} has {len(found)} files with {size} bytes, at most {MAX_FILES} files and {MAX_BYTES} "
+            f"bytes are published: keep data and weights elsewhere"
+        )
+    return found
+
+
+def build_module(code: Code, *, folder: Path, hyperparameters: Mapping[str, Any]) -> "nn.Module":
+    """The module, ready to take weights; `folder` holds the version's files."""
+    if code.kind == PROGRAM:
+        module: nn.Module = program.load(folder / code.files[0]).module()
+        return module
+    from modelmill.recipe.load import load_recipe
+
+    return load_recipe(folder / FOLDER if code.files else None, code.entrypoint or "", hyperparameters).model()
