@@ -1,0 +1,1 @@
+"""Which weights become zero: a file for each method."""

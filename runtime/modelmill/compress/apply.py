@@ -1,0 +1,66 @@
+"""Puts the weights of a file into a module that the recipe has built; compressed ones are computed on as they are.
+
+The file is not trusted: names, shapes and dtypes must be those of the module, scales finite and positive, and nothing
+may be missing or left over. Dense tensors stay mapped from the file, so loading copies nothing.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from modelmill.compress import modules
+from modelmill.compress.codecs import dense, uniform
+from modelmill.compress.errors import BadArtifact
+from modelmill.compress.pipeline import tensors_of
+from modelmill.compress.select import Selection, select
+from modelmill.compress.weights import Weight, read_weights
+
+
+def load_variant(module: nn.Module, weights: Path) -> nn.Module:
+    """The module with the file's weights, for inference; layers with compressed weights are replaced in place."""
+    stored = read_weights(weights)
+    expected = tensors_of(module)
+    _check_names(stored, expected)
+    selection = select(module)
+    for name, weight in stored.items():
+        _check(name, weight, expected[name], selection)
+    plain = {name: weight.data for name, weight in stored.items() if weight.scale is None}
+    module.load_state_dict(plain, strict=False, assign=True)
+    for name, weight in stored.items():
+        if weight.scale is not None:
+            _replace(module, selection.layers[name], weight.data, weight.scale)
+    return module.eval().requires_grad_(False)
+
+
+def _check_names(stored: dict[str, Weight], expected: dict[str, torch.Tensor]) -> None:
+    missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    if missing or unknown:
+        told = [
+            f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in (("lacks", missing), ("has extra", unknown)) if names
+        ]
+        raise BadArtifact(f"the weights file {' and '.join(told)}: it was made for another model() or other hyperparameters")
+
+
+def _check(name: str, weight: Weight, expected: torch.Tensor, selection: Selection) -> None:
+    if weight.codec == dense.NAME:
+        if weight.data.dtype != expected.dtype or weight.data.shape != expected.shape:
+            raise BadArtifact(
+                f"tensor {name!r}: the model has {expected.dtype} {list(expected.shape)}, "
+                f"the file {weight.data.dtype} {list(weight.data.shape)}"
+            )
+        return
+    if name not in selection.layers:
+        raise BadArtifact(
+            f"tensor {name!r}: codec {weight.codec!r}, but {selection.kept.get(name, 'it is no weight of a layer')}"
+        )
+    assert weight.scale is not None
+    uniform.check(weight.data, weight.scale, name=name, shape=expected.shape)
+
+
+def _replace(module: nn.Module, path: str, codes: torch.Tensor, scale: torch.Tensor) -> None:
+    # Its fused path would hand our int8 weights to a kernel that knows floats only.
+    torch.backends.mha.set_fastpath_enabled(False)
+    parent, _, own = path.rpartition(".")
+    owner = module.get_submodule(parent)
+    setattr(owner, own, modules.replace(getattr(owner, own), codes=codes, scale=scale))

@@ -1,0 +1,70 @@
+"""Compresses the weights of a module by a plan, and tells exactly what became of each.
+
+Works on the state dict and never changes the module: what is not selected goes to the file as it was.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelmill.compress.codecs import dense, uniform
+from modelmill.compress.errors import CompressionError
+from modelmill.compress.plan import Plan
+from modelmill.compress.prune import threshold
+from modelmill.compress.select import select
+from modelmill.compress.weights import Weight, dense_weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compressed:
+    weights: dict[str, Weight]
+    changed: tuple[str, ...]
+    """Names of the weights that the plan was applied to."""
+    kept: dict[str, str]
+    """Name of a weight that stayed dense though it has at least two dimensions -> why."""
+    sparsity: float
+    """Zeros among the values of the changed weights."""
+
+
+def compress(module: nn.Module, plan: Plan) -> Compressed:
+    state = tensors_of(module)
+    if not plan.thresholds and plan.codec == dense.NAME:
+        return Compressed(weights={n: dense_weight(t) for n, t in state.items()}, changed=(), kept={}, sparsity=0.0)
+    selection = select(module)
+    if not selection.layers:
+        raise CompressionError(f"the model has no weight that can be compressed: {_reasons(selection.kept)}")
+    weights = {
+        name: _apply(tensor, plan, name=name) if name in selection.layers else dense_weight(tensor)
+        for name, tensor in state.items()
+    }
+    changed = tuple(sorted(selection.layers))
+    zeros = sum(int((weights[name].data == 0).sum()) for name in changed)
+    total = sum(weights[name].data.numel() for name in changed)
+    return Compressed(weights=weights, changed=changed, kept=selection.kept, sparsity=zeros / max(1, total))
+
+
+def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's state dict, which must hold tensors only."""
+    state: dict[str, Any] = module.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise CompressionError(
+                f"state {name!r}: a {type(value).__name__} cannot be stored without pickle; keep it in a buffer, or in the recipe"
+            )
+    return state
+
+
+def _apply(tensor: torch.Tensor, plan: Plan, *, name: str) -> Weight:
+    for value in plan.thresholds:
+        tensor = threshold.prune(tensor, threshold=value)
+    if plan.codec == dense.NAME:
+        return dense_weight(tensor)
+    codes, scale = uniform.encode(tensor, name=name)
+    return Weight(codec=uniform.NAME, data=codes, scale=scale)
+
+
+def _reasons(kept: dict[str, str]) -> str:
+    told = [f"{name}: {reason}" for name, reason in list(kept.items())[:3]]
+    return "; ".join(told) or "it has no weight with two dimensions or more"
