@@ -6,11 +6,13 @@ import json
 import subprocess
 from collections.abc import Iterator
 
+import fsspec
 import pytest
 
 from tests.cluster.build import program
 from tests.cluster.controlplane import API, ControlPlane, control_plane
 from tests.cluster.process import wait_until
+from tests.cluster.s3 import s3_server
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +71,12 @@ def test_two_control_planes_do_not_meet(plane: ControlPlane) -> None:
         folder, programs = other.folder, other.programs
     assert not folder.exists()
     assert programs.names() == []
+
+
+def test_the_s3_server_creates_an_object_once() -> None:
+    with s3_server() as s3:
+        store = fsspec.filesystem("s3", key=s3.access_key, secret=s3.secret_key, endpoint_url=s3.endpoint)
+        store.pipe_file(f"{s3.bucket}/claimed", b"first", mode="create")
+        with pytest.raises(FileExistsError):
+            store.pipe_file(f"{s3.bucket}/claimed", b"second", mode="create")
+        assert store.cat_file(f"{s3.bucket}/claimed") == b"first"
