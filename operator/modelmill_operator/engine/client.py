@@ -149,7 +149,9 @@ class Client:
             token = await self._configuration.get_api_key_with_prefix("BearerToken")
             if token:
                 headers["Authorization"] = token
-            response = await self._rest.request(method, url, headers=headers, body=body, _request_timeout=limits)
+            response = await self._rest.request(  # type: ignore[no-untyped-call]
+                method, url, headers=headers, body=body, _request_timeout=limits
+            )
             data = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{what}: {type(error).__name__} {error}".rstrip()) from error
@@ -166,9 +168,10 @@ async def load_configuration() -> Configuration:
     """In a pod its service account, else the kubeconfig (KUBECONFIG, ~/.kube/config). Reads the files anew each time."""
     configuration = Configuration()
     if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-        kube_config.load_incluster_config(client_configuration=configuration)
+        kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
-        await kube_config.load_kube_config(config_file=os.environ.get("KUBECONFIG") or None, client_configuration=configuration)
+        path = os.environ.get("KUBECONFIG") or None
+        await kube_config.load_kube_config(config_file=path, client_configuration=configuration)  # type: ignore[no-untyped-call]
     return configuration
 
 

@@ -18,7 +18,7 @@ TOMBSTONES = 20_000
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 # What planners read of the bulky children; the rest of a pod's spec alone would be most of the operator's memory.
 _KEPT_SPEC = {
-    "Pod": ("nodeName",),
+    "Pod": ("nodeName", "volumes"),
     "Job": ("suspend", "parallelism", "completions"),
     "Deployment": ("replicas",),
     "Service": ("type", "clusterIP", "ports"),
@@ -27,7 +27,7 @@ _KEPT_SPEC = {
 
 
 class Store:
-    """All watched objects. Every method is O(1) in the number of objects, but `keys` and `objects`."""
+    """All watched objects. Every method is O(1) in the number of objects, but `resources` and `objects`."""
 
     def __init__(self) -> None:
         self._objects: dict[Id, Object] = {}
@@ -46,7 +46,7 @@ class Store:
         found = self._children.get(key, {}).items()
         return [child for _, child in sorted(found, key=lambda pair: pair[0]) if _label(child, names.LABEL_UID) == uid]
 
-    def keys(self, kind: str | None = None) -> list[Key]:
+    def resources(self, kind: str | None = None) -> list[Key]:
         """Our own resources, of one kind or of both."""
         return [Key(*which) for which in self._objects if KINDS[which.kind].own and kind in (None, which.kind)]
 

@@ -1,0 +1,70 @@
+"""What is known of a resource only in memory: reports of launchers, decisions of the autoscaler, the API server's refusals."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from modelmill.contract.report import Report
+from modelmill_operator.actions import ScalingDecision, Signals
+
+
+@dataclass(slots=True, kw_only=True)
+class _Facts:
+    reports: dict[int, tuple[Report, float]] = field(default_factory=dict)
+    scaling: ScalingDecision | None = None
+    channel_moved: bool = False
+    refused: str | None = None
+
+
+class SignalBoard:
+    """Facts by the uid of the resource: a resource created anew under an old name starts with none."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._facts: dict[str, _Facts] = {}
+
+    def of(self, uid: str) -> Signals:
+        facts = self._facts.get(uid)
+        if facts is None:
+            return Signals()
+        now = self._clock()
+        return Signals(
+            reports={index: report for index, (report, _) in facts.reports.items()},
+            report_ages={index: now - at for index, (_, at) in facts.reports.items()},
+            scaling=facts.scaling,
+            channel_moved=facts.channel_moved,
+            refused=facts.refused,
+        )
+
+    def reports(self, uid: str) -> Mapping[int, Report]:
+        facts = self._facts.get(uid)
+        return {} if facts is None else {index: report for index, (report, _) in facts.reports.items()}
+
+    def report(self, report: Report) -> Report | None:
+        """Takes in a launcher's report; the one before it."""
+        reports = self._of(report.uid).reports
+        before = reports.get(report.index)
+        reports[report.index] = (report, self._clock())
+        return before[0] if before else None
+
+    def scale(self, uid: str, *, decision: ScalingDecision | None, channel_moved: bool) -> bool:
+        """Takes in what the autoscaler found. True when a planner could act on it differently than before."""
+        facts = self._of(uid)
+        before = (facts.scaling and (facts.scaling.replicas, facts.scaling.panicking), facts.channel_moved)
+        facts.scaling, facts.channel_moved = decision or facts.scaling, channel_moved
+        return before != (facts.scaling and (facts.scaling.replicas, facts.scaling.panicking), channel_moved)
+
+    def refuse(self, uid: str, message: str | None) -> bool:
+        """Takes in that the API server refused a plan, or (None) that one went through. True when that is news."""
+        if message is None and uid not in self._facts:
+            return False
+        facts = self._of(uid)
+        news = facts.refused != message
+        facts.refused = message
+        return news
+
+    def drop(self, uid: str) -> None:
+        self._facts.pop(uid, None)
+
+    def _of(self, uid: str) -> _Facts:
+        return self._facts.setdefault(uid, _Facts())

@@ -1,0 +1,102 @@
+"""Lists everything now and then, and tells the engine what no watch told: the level under the edges.
+
+After a watch was cut off and the history is gone, kopf lists again, but never tells what vanished meanwhile: such ghosts live
+until they are compared with a complete list. The first sweep fills the store. A full resync, spread over its period, has every
+resource looked at even if nothing changed.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from modelmill_operator.actions import Object
+from modelmill_operator.engine.client import ApiError, Client
+from modelmill_operator.engine.kinds import WATCHED, Key
+from modelmill_operator.engine.metrics import Metrics
+from modelmill_operator.engine.store import Store
+from modelmill_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+
+
+class Sweeper:
+    """Compares the store with the API server's lists."""
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        *,
+        store: Store,
+        metrics: Metrics,
+        changed: Callable[[Object], None],
+        look_at: Callable[[Key], None],
+    ) -> None:
+        self._client, self._settings, self._store, self._metrics = client, settings, store, metrics
+        self._changed, self._look_at = changed, look_at
+        self.swept = asyncio.Event()
+
+    async def usable(self) -> None:
+        """Waits until every watched kind can be listed: the API server answers, our kinds exist, and we may."""
+        delay = _RETRY_SECONDS
+        while True:
+            try:
+                await asyncio.gather(
+                    *(self._client.can_list(kind, namespace=namespace) for kind in WATCHED for namespace in self._namespaces())
+                )
+                return
+            except ApiError as error:
+                logger.warning("cannot list everything yet: %s", error)
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))
+            delay = min(15.0, delay * 1.5)
+
+    async def run(self) -> None:
+        """Sweeps at once, and then for ever."""
+        while True:
+            try:
+                await self.sweep()
+            except ApiError as error:
+                logger.warning("sweep: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS * random.uniform(1, 3))
+            else:
+                await asyncio.sleep(self._settings.sweep_interval * random.uniform(0.8, 1.2))
+
+    async def sweep(self) -> int:
+        """One comparison of everything; how many objects had to be repaired."""
+        first = not self.swept.is_set()
+        repaired = 0
+        for kind in WATCHED:
+            for namespace in self._namespaces():
+                repaired += await self._sweep_kind(kind, namespace=namespace, count=not first)
+        self.swept.set()
+        if repaired and not first:
+            logger.info("sweep: %d objects were not as the watches told", repaired)
+        return repaired
+
+    async def resync(self) -> None:
+        """Has every resource looked at once in each period, one after the other."""
+        while True:
+            keys = self._store.resources()
+            if not keys:
+                await asyncio.sleep(self._settings.resync_interval)
+            for key in keys:
+                await asyncio.sleep(self._settings.resync_interval / len(keys))
+                self._look_at(key)
+
+    async def _sweep_kind(self, kind: str, *, namespace: str | None, count: bool) -> int:
+        items, version = await self._client.list(kind, namespace=namespace)
+        repaired = [item for item in items if self._store.upsert(item)]
+        # No await between these: what arrives meanwhile must not look like a ghost.
+        ghosts = self._store.ghosts(kind, listed=items, version=int(version), namespace=namespace)
+        repaired += [ghost for ghost in ghosts if self._store.remove(ghost)]
+        for item in repaired:
+            self._changed(item)
+        if count and repaired:
+            self._metrics.sweep_repairs.labels(kind).inc(len(repaired))
+        return len(repaired)
+
+    def _namespaces(self) -> tuple[str | None, ...]:
+        return self._settings.namespaces or (None,)

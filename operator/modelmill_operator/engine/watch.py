@@ -1,0 +1,181 @@
+"""kopf as runtime and informer: it watches, and hands every event over to the engine's own event loop.
+
+Only `on.event` handlers are used, and they do O(1) work: no finalizers, no annotations, no retries of kopf's, not one write.
+kopf runs in a thread with an event loop of its own, because at its end it cancels every task that it finds in its loop. A watch
+error of any kind may end it (410 or 404 as the answer, an ERROR event, a login that fails); then it is begun anew in the same
+process, with a growing pause, for as long as the process lives: the store and the queue outlive it.
+"""
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import kopf
+
+from modelmill_operator.actions import Object
+from modelmill_operator.engine.client import load_configuration
+from modelmill_operator.engine.kinds import WATCHED
+from modelmill_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[str | None, Object], None]
+"""Takes the type of an event (None: listed at the start) and its object."""
+
+LOGIN_SECONDS = 300
+_RESTART_MIN, _RESTART_MAX = 1.0, 30.0
+# One that ran for so long was fine: the next pause is short again.
+_RESTART_FORGIVEN = 60.0
+
+
+class EndlessBackoff:
+    """Pauses between kopf's attempts at one request: kopf gives up, and ends, when these do."""
+
+    def __iter__(self) -> Iterator[float]:
+        delay = 1.0
+        while True:
+            yield delay * random.uniform(0.8, 1.2)
+            delay = min(30.0, delay * 1.6)
+
+
+class Watcher:
+    """Runs kopf in a thread until it is stopped."""
+
+    def __init__(
+        self, settings: Settings, *, deliver: Deliver, usable: Callable[[], Awaitable[None]], restarted: Callable[[], None]
+    ) -> None:
+        self._settings, self._deliver, self._restarted = settings, deliver, restarted
+        self._usable = usable
+        self._stop = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._beat = time.monotonic()
+
+    async def run(self) -> None:
+        """Watches for ever."""
+        pause = _RESTART_MIN
+        while True:
+            # kopf looks for the kinds once, at its start, and would silently watch none of those that it does not find.
+            await self._usable()
+            began = time.monotonic()
+            try:
+                await self._in_thread()
+            except Exception as error:
+                logger.warning("watching ended: %s: %s", type(error).__name__, error)
+            if time.monotonic() - began > _RESTART_FORGIVEN:
+                pause = _RESTART_MIN
+            self._restarted()
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+            pause = min(_RESTART_MAX, pause * 2)
+
+    def silence(self) -> float:
+        """For how long kopf's event loop has not been seen alive."""
+        return time.monotonic() - self._beat
+
+    async def _in_thread(self) -> None:
+        ended: asyncio.Future[None] = self._loop.create_future()
+
+        def tell(error: BaseException | None) -> None:
+            if not ended.done():
+                ended.set_exception(error) if error else ended.set_result(None)
+
+        def thread() -> None:
+            error: BaseException | None = None
+            try:
+                asyncio.run(self._kopf())
+            except BaseException as raised:
+                error = raised if isinstance(raised, Exception) else RuntimeError(repr(raised))
+            with suppress(RuntimeError):  # the process ends: nobody waits any more
+                self._loop.call_soon_threadsafe(tell, error)
+
+        self._stop.clear()
+        # A daemon: it writes nothing, so it need not be waited for when the process ends.
+        threading.Thread(target=thread, name="kopf", daemon=True).start()
+        try:
+            await ended
+        finally:
+            self._stop.set()
+
+    async def _kopf(self) -> None:
+        # Begun before kopf, so kopf leaves it alone.
+        beat = asyncio.create_task(self._keep_beating())
+        scope: Any = {"namespaces": self._settings.namespaces} if self._settings.namespaces else {"clusterwide": True}
+        try:
+            await kopf.operator(
+                registry=self._registry(),
+                settings=kopf_settings(self._settings),
+                standalone=True,
+                stop_flag=self._stop,
+                **scope,
+            )
+        finally:
+            beat.cancel()
+
+    async def _keep_beating(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(1)
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry, id="login")(_login)
+        for kind in WATCHED.values():
+            kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id="event")(self._handler(kind.name))
+        return registry
+
+    def _handler(self, kind: str) -> Any:
+        api_version = WATCHED[kind].api_version
+
+        async def handle(event: kopf.RawEvent, **_: Any) -> None:
+            # Listed objects do not say what they are.
+            item: Object = {**event["object"], "kind": kind, "apiVersion": api_version}
+            self._loop.call_soon_threadsafe(self._deliver, event["type"], item)
+
+        return handle
+
+
+async def _login(**_: Any) -> kopf.ConnectionInfo:
+    # Called each time the API server answers 401 or the expiry passes. The expiry makes each answer a new one: kopf ends when it
+    # is given credentials that have failed before; the pause keeps it from asking dozens of times a second.
+    await asyncio.sleep(1)
+    configuration = await load_configuration()
+    scheme, _sep, token = configuration.api_key.get("BearerToken", "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert or None,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme or None,
+        token=token.strip() or None,
+        certificate_path=configuration.cert_file or None,
+        private_key_path=configuration.key_file or None,
+        expiration=datetime.now(UTC) + timedelta(seconds=LOGIN_SECONDS),
+    )
+
+
+def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
+    """kopf tuned for watching alone, to survive what an API server does while it restarts."""
+    tuned = kopf.OperatorSettings()
+    tuned.watching.server_timeout = settings.watch_timeout * random.uniform(0.9, 1.1)
+    tuned.watching.client_timeout = tuned.watching.server_timeout + 10
+    tuned.watching.connect_timeout = 10
+    tuned.watching.reconnect_backoff = 1
+    tuned.watching.chunk_size = 500
+    for kind in WATCHED.values():
+        if kind.selector:
+            tuned.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
+    tuned.networking.connect_timeout = 10
+    tuned.networking.request_timeout = settings.request_timeout
+    tuned.networking.error_backoffs = EndlessBackoff()
+    tuned.networking.enforce_retry_after = True
+    tuned.queueing.idle_timeout = 1
+    tuned.posting.enabled = False
+    tuned.scanning.disabled = True
+    # Never used, for nothing here makes kopf write; named after us so that a mistake would show whose it is.
+    tuned.persistence.finalizer = "modelmill.io/never-set"
+    tuned.process.ultimate_exiting_timeout = None
+    return tuned
