@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modelmill.compress import modules
-from modelmill.compress.codecs import dense, uniform
+from modelmill.compress.codecs import dense
 from modelmill.compress.errors import BadArtifact
 from modelmill.compress.pipeline import tensors_of
 from modelmill.compress.select import Selection, select
@@ -36,26 +36,22 @@ def load_variant(module: nn.Module, weights: Path) -> nn.Module:
 def _check_names(stored: dict[str, Weight], expected: dict[str, torch.Tensor]) -> None:
     missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     if missing or unknown:
-        told = [
-            f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in (("lacks", missing), ("has extra", unknown)) if names
-        ]
-        raise BadArtifact(f"the weights file {' and '.join(told)}: it was made for another model() or other hyperparameters")
+        wrong = "; ".join(
+            f"{what} {', '.join(map(repr, names[:5]))}" for what, names in (("missing", missing), ("unknown", unknown)) if names
+        )
+        raise BadArtifact(f"the weights file is for another model() or other hyperparameters: {wrong}")
 
 
 def _check(name: str, weight: Weight, expected: torch.Tensor, selection: Selection) -> None:
-    if weight.codec == dense.NAME:
-        if weight.data.dtype != expected.dtype or weight.data.shape != expected.shape:
-            raise BadArtifact(
-                f"tensor {name!r}: the model has {expected.dtype} {list(expected.shape)}, "
-                f"the file {weight.data.dtype} {list(weight.data.shape)}"
-            )
-        return
-    if name not in selection.layers:
+    dtype = expected.dtype if weight.codec == dense.NAME else torch.int8
+    if weight.data.dtype != dtype or weight.data.shape != expected.shape:
         raise BadArtifact(
-            f"tensor {name!r}: codec {weight.codec!r}, but {selection.kept.get(name, 'it is no weight of a layer')}"
+            f"tensor {name!r}: the model has {dtype} {list(expected.shape)}, "
+            f"the file {weight.data.dtype} {list(weight.data.shape)}"
         )
-    assert weight.scale is not None
-    uniform.check(weight.data, weight.scale, name=name, shape=expected.shape)
+    if weight.codec != dense.NAME and name not in selection.layers:
+        reason = selection.kept.get(name, "it is not the weight of a layer")
+        raise BadArtifact(f"tensor {name!r}: codec {weight.codec!r} cannot be computed on here: {reason}")
 
 
 def _replace(module: nn.Module, path: str, codes: torch.Tensor, scale: torch.Tensor) -> None:

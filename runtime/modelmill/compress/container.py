@@ -12,7 +12,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -66,9 +66,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     entries = {name: _entry(name, raw) for name, raw in header.items()}
     _check_tiling(entries, room=size - begin)
     mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    return {
-        name: _cut(mapped, begin + start, begin + end, dtype, shape) for name, (dtype, shape, start, end) in entries.items()
-    }, metadata
+    return {name: _cut(mapped, entry, begin=begin) for name, entry in entries.items()}, metadata
 
 
 _Entry = tuple[torch.dtype, tuple[int, ...], int, int]
@@ -110,16 +108,14 @@ def _entry(name: str, raw: Any) -> _Entry:
     if not _counts(offsets) or len(offsets) != 2:
         raise BadArtifact(f"tensor {name!r}: data_offsets {offsets!r} must be two numbers >= 0")
     start, end = offsets
-    wanted = math.prod(shape) * dtype.itemsize
-    if end - start != wanted:
-        raise BadArtifact(
-            f"tensor {name!r}: shape {shape} of {raw['dtype']} needs {wanted} bytes, data_offsets give {end - start}"
-        )
+    wanted, given = math.prod(shape) * dtype.itemsize, end - start
+    if given != wanted:
+        raise BadArtifact(f"tensor {name!r}: shape {shape} of {raw['dtype']} needs {wanted} bytes, data_offsets give {given}")
     return dtype, tuple(shape), start, end
 
 
-def _counts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value)
+def _counts(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
 
 
 def _check_tiling(entries: Mapping[str, _Entry], *, room: int) -> None:
@@ -138,8 +134,9 @@ def _by_position(entries: Mapping[str, _Entry]) -> Iterator[tuple[str, int, int]
         yield name, start, end
 
 
-def _cut(mapped: torch.Tensor, start: int, end: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    part = mapped[start:end]
-    if start % dtype.itemsize:  # Another writer's file: an unaligned tensor cannot be used in place.
+def _cut(mapped: torch.Tensor, entry: _Entry, *, begin: int) -> torch.Tensor:
+    dtype, shape, start, end = entry
+    part = mapped[begin + start : begin + end]
+    if (begin + start) % dtype.itemsize:  # Another writer's file: an unaligned tensor cannot be used in place.
         part = part.clone()
     return part.view(dtype).view(shape)

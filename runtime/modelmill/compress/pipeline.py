@@ -35,10 +35,8 @@ def compress(module: nn.Module, plan: Plan) -> Compressed:
     selection = select(module)
     if not selection.layers:
         raise CompressionError(f"the model has no weight that can be compressed: {_reasons(selection.kept)}")
-    weights = {
-        name: _apply(tensor, plan, name=name) if name in selection.layers else dense_weight(tensor)
-        for name, tensor in state.items()
-    }
+    weights = {name: dense_weight(tensor) for name, tensor in state.items()}
+    weights |= {name: _apply(state[name], plan, name=name) for name in selection.layers}
     changed = tuple(sorted(selection.layers))
     zeros = sum(int((weights[name].data == 0).sum()) for name in changed)
     total = sum(weights[name].data.numel() for name in changed)

@@ -45,12 +45,10 @@ def write_weights(path: Path, weights: Mapping[str, Weight]) -> int:
         tensors[name] = weight.data
         descriptors[name] = {"codec": weight.codec}
         if weight.scale is not None:
+            if scale_name(name) in weights:
+                raise BadArtifact(f"tensor {scale_name(name)!r}: the scales of {name!r} need this name; rename it in the recipe")
             tensors[scale_name(name)] = weight.scale
             descriptors[name] |= {"bits": uniform.BITS, "scale": scale_name(name)}
-    if len(tensors) != len(weights) + sum(weight.scale is not None for weight in weights.values()):
-        raise BadArtifact(
-            "a tensor of the model has the name of another one's scale (ending in '_scale'); rename it in the recipe"
-        )
     text = json.dumps({"format": FORMAT, "tensors": descriptors}, separators=(",", ":"), sort_keys=True)
     return container.write(path, tensors, metadata={METADATA_KEY: text})
 
@@ -77,9 +75,7 @@ def _descriptors(path: Path, text: str) -> dict[str, Any]:
         raise BadArtifact(f"{path.name}: the metadata {METADATA_KEY!r} is not JSON: {error}") from error
     found = raw.get("format") if isinstance(raw, dict) else None
     if found != FORMAT:
-        raise BadArtifact(
-            f"{path.name}: format {found!r} is not known, only {FORMAT}; use the release of Modelmill that wrote it"
-        )
+        raise BadArtifact(f"{path.name}: format {found!r} is not known, only {FORMAT}; use the release that wrote it")
     if not isinstance(raw.get("tensors"), dict):
         raise BadArtifact(f"{path.name}: the metadata {METADATA_KEY!r} must hold an object 'tensors'")
     descriptors: dict[str, Any] = raw["tensors"]
@@ -92,14 +88,12 @@ def _weight(name: str, raw: Any, tensors: dict[str, torch.Tensor]) -> Weight:
         return dense_weight(_take(name, tensors))
     if codec != uniform.NAME:
         raise BadArtifact(f"tensor {name!r}: codec {codec!r} is not known; use one of {dense.NAME}, {uniform.NAME}")
-    if raw.get("bits") != uniform.BITS or raw.get("scale") != scale_name(name):
-        raise BadArtifact(
-            f"tensor {name!r}: bits {raw.get('bits')!r} and scale {raw.get('scale')!r} must be {uniform.BITS} and {scale_name(name)!r}"
-        )
+    if raw.get("bits") != uniform.BITS:
+        raise BadArtifact(f"tensor {name!r}: bits {raw.get('bits')!r} must be {uniform.BITS}")
+    if raw.get("scale") != scale_name(name):
+        raise BadArtifact(f"tensor {name!r}: scale {raw.get('scale')!r} must be {scale_name(name)!r}")
     data, scale = _take(name, tensors), _take(scale_name(name), tensors)
-    if data.dim() < 2:
-        raise BadArtifact(f"tensor {name!r}: codes of shape {list(data.shape)} have no channels")
-    uniform.check(data, scale, name=name, shape=data.shape)
+    uniform.check(data, scale, name=name)
     return Weight(codec=codec, data=data, scale=scale)
 
 

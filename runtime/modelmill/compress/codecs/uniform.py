@@ -18,9 +18,8 @@ def encode(weight: torch.Tensor, *, name: str) -> tuple[torch.Tensor, torch.Tens
     """Codes and scales of a weight [N, ...]."""
     rows = weight.detach().to(torch.float32).flatten(1)
     if not bool(rows.isfinite().all()):
-        raise CompressionError(
-            f"tensor {name!r}: {int((~rows.isfinite()).sum())} values are not finite; train again with a lower lr"
-        )
+        count = int((~rows.isfinite()).sum())
+        raise CompressionError(f"tensor {name!r}: {count} values are not finite; train again with a lower lr")
     largest = rows.abs().amax(dim=1, keepdim=True)
     # Below the smallest normal number a division would end at 0, or lose the bound.
     scale = (largest / LIMIT).clamp_min(torch.finfo(torch.float32).tiny).where(largest > 0, torch.ones(()))
@@ -33,15 +32,14 @@ def decode(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return (codes.flatten(1).to(torch.float32) * scale).view(codes.shape)
 
 
-def check(codes: torch.Tensor, scale: torch.Tensor, *, name: str, shape: torch.Size) -> None:
-    """Refuses anything but codes and scales of a weight of this shape."""
-    if codes.dtype != torch.int8 or codes.shape != shape:
+def check(codes: torch.Tensor, scale: torch.Tensor, *, name: str) -> None:
+    """Refuses what cannot be the codes and scales of one weight."""
+    if codes.dtype != torch.int8 or codes.dim() < 2:
+        raise BadArtifact(f"tensor {name!r}: codes must be torch.int8 [N, ...], the file has {codes.dtype} {list(codes.shape)}")
+    wanted = (codes.shape[0], 1)
+    if scale.dtype != torch.float32 or scale.shape != wanted:
         raise BadArtifact(
-            f"tensor {name!r}: expected codes of torch.int8 {list(shape)}, the file has {codes.dtype} {list(codes.shape)}"
-        )
-    if scale.dtype != torch.float32 or scale.shape != (shape[0], 1):
-        raise BadArtifact(
-            f"tensor {name + '_scale'!r}: expected torch.float32 {[shape[0], 1]}, the file has {scale.dtype} {list(scale.shape)}"
+            f"tensor {name + '_scale'!r}: expected torch.float32 {list(wanted)}, the file has {scale.dtype} {list(scale.shape)}"
         )
     wrong = ~(scale.isfinite() & (scale > 0))
     if bool(wrong.any()):
