@@ -86,6 +86,7 @@ class Engine:
         )
         self._reports = ReportServer(
             settings,
+            client=client,
             answer=answer,
             tokens=Tokens(client, audience=settings.report_audience),
             store=self.store,

@@ -2,7 +2,7 @@
 
 /healthz fails when only a restart can help: a worker that has been at one resource for ten minutes, a task of the engine that
 ended, watches whose thread is stuck. That the event loop answers is its heartbeat. An API server that is down fails nothing: a
-restart would not bring it back. /readyz tells that everything has been listed once, so that this replica knows what it would lead.
+restart would not bring it back. /readyz tells that everything has been listed once: this replica knows what it would lead.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

@@ -26,7 +26,6 @@ from modelmill_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-CONTROLLER_NAME = "modelmill.io/operator"
 _FENCE_POLL = 0.1
 
 
@@ -159,8 +158,7 @@ class Loop:
         return resource is not None and not resource.get("status")
 
     def _is_ours(self, resource: Object) -> bool:
-        manager = resource["spec"].get("managedBy")
-        return not resource["metadata"].get("deletionTimestamp") and manager in (None, "", CONTROLLER_NAME)
+        return not resource["metadata"].get("deletionTimestamp") and not resource["spec"].get("managedBy")
 
     def _count(self, key: Key, result: str) -> None:
         self._metrics.reconciles.labels(key.kind, result).inc()

@@ -15,7 +15,7 @@ from aiohttp import web
 from modelmill.contract import codec, names
 from modelmill.contract.report import Reply, Report
 from modelmill_operator.actions import Object
-from modelmill_operator.engine.client import ApiError
+from modelmill_operator.engine.client import ApiError, Client, NotFound
 from modelmill_operator.engine.kinds import TRAINING_JOB, Id, Key, uid_of
 from modelmill_operator.engine.lease import Fence
 from modelmill_operator.engine.metrics import Metrics
@@ -43,6 +43,7 @@ class ReportServer:
         self,
         settings: Settings,
         *,
+        client: Client,
         answer: Answer,
         tokens: Tokens,
         store: Store,
@@ -51,7 +52,8 @@ class ReportServer:
         fence: Fence,
         metrics: Metrics,
     ) -> None:
-        self._settings, self._answer, self._tokens = settings, answer, tokens
+        self._settings, self._client = settings, client
+        self._answer, self._tokens = answer, tokens
         self._store, self._queue, self._signals = store, queue, signals
         self._fence, self._metrics = fence, metrics
 
@@ -88,9 +90,8 @@ class ReportServer:
         except web.HTTPRequestEntityTooLarge as error:
             raise _Refusal(413, f"the report is larger than {BODY_LIMIT} bytes") from error
         key = Key(TRAINING_JOB, report.namespace, report.job)
-        job = self._store.resource(key)
-        if job is None or uid_of(job) != report.uid:
-            # Nothing to protect and nothing to tell but to stop: the pod itself may be gone from the store already.
+        job = await self._job(key, uid=report.uid)
+        if job is None:
             return self._answer(None, {}, to=report)
         self._check(sender, report)
         before = self._signals.report(report)
@@ -99,6 +100,18 @@ class ReportServer:
         elif before.progress != report.progress:
             self._queue.add_later(key, self._settings.progress_interval)
         return self._answer(job, self._signals.reports(report.uid), to=report)
+
+    async def _job(self, key: Key, *, uid: str) -> Object | None:
+        job = self._store.resource(key)
+        if job is None or uid_of(job) != uid:
+            # A launcher that is told to stop throws work away: not on the word of a store that may lag behind.
+            try:
+                job = await self._client.get(key.kind, namespace=key.namespace, name=key.name)
+            except NotFound:
+                return None
+            except ApiError as error:
+                raise _Refusal(503, "the job cannot be read now: try again") from error
+        return job if uid_of(job) == uid else None
 
     async def _sender(self, authorization: str) -> Sender:
         scheme, _, token = authorization.partition(" ")
