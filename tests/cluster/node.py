@@ -60,8 +60,8 @@ class Node:
         path = _written(self.folder / "containerd.toml", self._containerd_settings())
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         outside = f"ip saddr {config.POD_RANGE} ip daddr != {config.POD_RANGE} masquerade"
-        chain = f"chain outgoing {{ type nat hook postrouting priority srcnat; {outside}; }}"
-        _nft(f"table ip modelmill {{}}\ndelete table ip modelmill\ntable ip modelmill {{ {chain} }}\n")
+        chain = f"chain outgoing {{\ntype nat hook postrouting priority srcnat\n{outside}\n}}"
+        _nft(f"table ip modelmill {{\n}}\ndelete table ip modelmill\ntable ip modelmill {{\n{chain}\n}}\n")
         self.programs.start("containerd", [build.program("containerd"), "-c", path], env={"PATH": build.search_path()})
         self.programs.wait("containerd", lambda: _succeeds(ctr("version")))
 

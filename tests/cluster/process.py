@@ -106,6 +106,8 @@ class Programs:
                 start_new_session=True,
             )
         self._own[name] = child
+        # The kernel shows the new command line a moment after exec has let us go on.
+        wait_until(lambda: _argv(child.pid) == wanted or child.poll() is not None, f"{name} started", seconds=5, pause=0.001)
         record = {"pid": child.pid, "ticks": _ticks(child.pid), "argv": wanted}
         beside = self._record(name).with_suffix(".new")
         beside.write_text(json.dumps(record))
