@@ -12,9 +12,17 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from modelmill.failures import Fault
 from modelmill.signature import Signature
 
 OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+
+
+class RecipeError(Fault):
+    """The recipe, or a hyperparameter, must be changed by its author."""
+
+    reason = "RecipeError"
+    fatal = True
 
 
 class Recipe:
@@ -43,7 +51,7 @@ class Recipe:
         """From the hyperparameters `optimizer` (SGD, Adam, AdamW), `lr`, `weightDecay`, `momentum` (SGD)."""
         name = str(self.hyperparameters.get("optimizer", "AdamW"))
         if name not in OPTIMIZERS:
-            raise ValueError(
+            raise RecipeError(
                 f"hyperparameters.optimizer: {name!r} is not one of {', '.join(OPTIMIZERS)}; override Recipe.optimizer()"
             )
         options: dict[str, Any] = {

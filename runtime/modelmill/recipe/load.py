@@ -10,17 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelmill.failures import Fault
-from modelmill.recipe.base import Recipe
+from modelmill.recipe.base import Recipe, RecipeError
 
 _folders: list[Path] = []
-
-
-class RecipeError(Fault):
-    """The recipe, or a hyperparameter, must be changed by its author."""
-
-    reason = "RecipeError"
-    fatal = True
 
 
 def load_recipe(path: Path | str | None, entrypoint: str, hyperparameters: Mapping[str, Any]) -> Recipe:
