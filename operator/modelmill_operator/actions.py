@@ -51,6 +51,16 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Set the replicas of exactly this incarnation of a Deployment, and nothing else of it."""
+
+    namespace: str
+    name: str
+    uid: str
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetStatus:
     """Make the status of the resource exactly this. Costs nothing when it is so already."""
 
@@ -66,7 +76,7 @@ class Emit:
     message: str
 
 
-Action = Create | Apply | Delete | SetStatus | Emit
+Action = Create | Apply | Scale | Delete | SetStatus | Emit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +108,8 @@ class Signals:
     """TrainingJob: seconds since the latest report of each launcher arrived, by gang index."""
     scaling: ScalingDecision | None = None
     """ModelService: the autoscaler's latest decision."""
-    channel_moved: bool = False
-    """ModelService: a server pod sees its channel point to another version than the one that was resolved."""
+    channel_version: int | None = None
+    """ModelService: the version that its server pods see the channel point to, when it is not the one that was resolved."""
     refused: str | None = None
     """Why the API server refused the latest plan (quota, admission), in its words; None once one went through."""
 

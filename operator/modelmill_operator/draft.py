@@ -49,6 +49,11 @@ class Draft:
     def holds(self, kind: str) -> bool:
         return any(c["type"] == kind and c["status"] == "True" for c in self.status.get("conditions", ()))
 
+    def failing(self, kind: str) -> Object | None:
+        """The condition when it is known not to hold."""
+        conditions = self.status.get("conditions", ())
+        return next((c for c in conditions if c["type"] == kind and c["status"] == "False"), None)
+
     def entry(self, field: str, name: str) -> Object:
         """The entry called `name` of a list of named objects, made when it is not there."""
         entries: list[Object] = self.status.setdefault(field, [])

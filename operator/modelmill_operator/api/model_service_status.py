@@ -31,6 +31,10 @@ class RolloutStatus(Observed, frozen=True, kw_only=True):
     """Progressing, Complete or Failed."""
     reason: Annotated[str, Meta(max_length=8192)] | None = None
     """Why it is in this state."""
+    hash: Annotated[str, Meta(max_length=64)] | None = None
+    """Hash of the pods that are rolling out: another hash is another rollout."""
+    time: Time | None = None
+    """When it came to this state."""
 
 
 class AutoscalingStatus(Observed, frozen=True, kw_only=True):
@@ -74,6 +78,10 @@ class ModelServiceStatus(Status, frozen=True, kw_only=True):
     """Digest of the manifest of the version that serves (sha256:...)."""
     variant: Annotated[str, Meta(max_length=63)] | None = None
     """Variant that serves."""
+    resolve_failures: Annotated[int, Meta(ge=0)] = 0
+    """How often the registry had no answer, since it had one."""
+    retry_time: Time | None = None
+    """When the registry is asked again after a failure."""
     resolved: Resolved | None = None
     """What the registry answered to spec.model and spec.variant."""
     rollout: RolloutStatus | None = None

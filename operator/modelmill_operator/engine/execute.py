@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelmill.contract import names
-from modelmill_operator.actions import ANNOTATION_APPLIED_HASH, Action, Apply, Create, Delete, Emit, Object, SetStatus, stamped
+from modelmill_operator.actions import (
+    ANNOTATION_APPLIED_HASH,
+    Action,
+    Apply,
+    Create,
+    Delete,
+    Emit,
+    Object,
+    Scale,
+    SetStatus,
+    stamped,
+)
 from modelmill_operator.engine.client import Conflict
 from modelmill_operator.engine.events import EventRecorder
 from modelmill_operator.engine.kinds import Id, id_of, uid_of
@@ -38,6 +49,9 @@ class Executor:
                     effective |= await self._create(action.object)
                 case Apply():
                     effective |= await self._apply(action.object)
+                case Scale():
+                    await self._scale(action)
+                    effective = True
                 case Delete():
                     effective |= await self._delete(action)
                 case SetStatus():
@@ -71,6 +85,10 @@ class Executor:
         if stored is not None and _hash(stored) == _hash(sent) and not stored["metadata"].get("deletionTimestamp"):
             return False
         return changed(stored, await self._writer.apply(sent))
+
+    async def _scale(self, action: Scale) -> None:
+        patch = {"metadata": {"uid": action.uid}, "spec": {"replicas": action.replicas}}
+        await self._writer.merge("Deployment", namespace=action.namespace, name=action.name, patch=patch)
 
     async def _delete(self, action: Delete) -> bool:
         stored = self._store.get(Id(action.kind, action.namespace, action.name))

@@ -14,13 +14,14 @@ import aiohttp
 
 from modelmill.contract import names
 from modelmill_operator.actions import Object
-from modelmill_operator.api import parse_model_service, times
+from modelmill_operator.api import parse_model_service
 from modelmill_operator.engine.kinds import MODEL_SERVICE, Key, uid_of
 from modelmill_operator.engine.lease import Fence
 from modelmill_operator.engine.metrics import Metrics
 from modelmill_operator.engine.signals import SignalBoard
 from modelmill_operator.engine.store import Store
-from modelmill_operator.serving.autoscaler import Autoscaler, Limits
+from modelmill_operator.serving import plan
+from modelmill_operator.serving.autoscaler import Autoscaler
 from modelmill_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -95,16 +96,11 @@ class Scaler:
         pods = _ready_pods(service, self._store.children(key, uid=uid))
         answers = await asyncio.gather(*(self._ask(session, pod) for pod in pods))
         loads = {uid_of(pod): load for pod, load in zip(pods, answers, strict=True) if load is not None}
-        spec = parse_model_service(service).spec
+        parsed = parse_model_service(service)
+        spec = parsed.spec
         decision = None
         if spec.autoscaling == "BuiltIn":
-            limits = Limits(
-                min_replicas=spec.min_replicas,
-                max_replicas=spec.max_replicas,
-                target=min(spec.scale_target, spec.container_concurrency or spec.scale_target),
-                stable_window_seconds=times.seconds(spec.stable_window),
-                scale_down_delay_seconds=times.seconds(spec.scale_down_delay),
-            )
+            limits = plan.limits(parsed)
             memory = self._memories.setdefault(uid, _Memory(autoscaler=Autoscaler(limits=limits)))
             memory.autoscaler.limits = limits
             now = self._clock()
@@ -114,8 +110,8 @@ class Scaler:
             memory.loads = loads
             decision = memory.autoscaler.decide(now, ready=len(pods))
         resolved = ((service.get("status") or {}).get("resolved") or {}).get("version")
-        moved = any(load.channel_version not in (None, resolved) for load in loads.values())
-        if self._signals.scale(uid, decision=decision, channel_moved=moved):
+        channel_version = moved_to(loads, resolved=resolved)
+        if self._signals.scale(uid, decision=decision, channel_version=channel_version):
             self._metrics.scaling_decisions.labels(decision.reason if decision else "ChannelMoved").inc()
             self._look_at(key)
 
@@ -135,6 +131,13 @@ class Scaler:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.debug("pod %s does not tell its load: %s", pod["metadata"]["name"], error)
             return None
+
+
+def moved_to(loads: dict[str, Load], *, resolved: int | None) -> int | None:
+    """The version that the channel points to now, when that is not the resolved one. Pods look every few seconds: only
+    when they agree is it news, or one that looked early would have an old answer asked for again."""
+    seen = {load.channel_version for load in loads.values() if load.channel_version is not None}
+    return seen.pop() if len(seen) == 1 and resolved is not None and seen != {resolved} else None
 
 
 def total_concurrency(before: dict[str, Load], after: dict[str, Load], *, pods: int) -> float | None:

@@ -12,7 +12,7 @@ from modelmill_operator.actions import ScalingDecision, Signals
 class _Facts:
     reports: dict[int, tuple[Report, float]] = field(default_factory=dict)
     scaling: ScalingDecision | None = None
-    channel_moved: bool = False
+    channel_version: int | None = None
     refused: str | None = None
 
 
@@ -32,7 +32,7 @@ class SignalBoard:
             reports={index: report for index, (report, _) in facts.reports.items()},
             report_ages={index: now - at for index, (_, at) in facts.reports.items()},
             scaling=facts.scaling,
-            channel_moved=facts.channel_moved,
+            channel_version=facts.channel_version,
             refused=facts.refused,
         )
 
@@ -47,12 +47,12 @@ class SignalBoard:
         reports[report.index] = (report, self._clock())
         return before[0] if before else None
 
-    def scale(self, uid: str, *, decision: ScalingDecision | None, channel_moved: bool) -> bool:
+    def scale(self, uid: str, *, decision: ScalingDecision | None, channel_version: int | None) -> bool:
         """Takes in what the autoscaler found. True when a planner could act on it differently than before."""
         facts = self._of(uid)
-        before = (facts.scaling and (facts.scaling.replicas, facts.scaling.panicking), facts.channel_moved)
-        facts.scaling, facts.channel_moved = decision or facts.scaling, channel_moved
-        return before != (facts.scaling and (facts.scaling.replicas, facts.scaling.panicking), channel_moved)
+        before = (facts.scaling and (facts.scaling.replicas, facts.scaling.panicking), facts.channel_version)
+        facts.scaling, facts.channel_version = decision or facts.scaling, channel_version
+        return before != (facts.scaling and (facts.scaling.replicas, facts.scaling.panicking), channel_version)
 
     def refuse(self, uid: str, message: str | None) -> bool:
         """Takes in that the API server refused a plan, or (None) that one went through. True when that is news."""

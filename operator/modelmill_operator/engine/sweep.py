@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 from modelmill_operator.actions import Object
 from modelmill_operator.engine.client import ApiError, Client
@@ -38,6 +39,7 @@ class Sweeper:
         self._client, self._settings, self._store, self._metrics = client, settings, store, metrics
         self._changed, self._look_at = changed, look_at
         self.swept = asyncio.Event()
+        self._soon = asyncio.Event()
 
     async def usable(self) -> None:
         """Waits until every watched kind can be listed: the API server answers, our kinds exist, and we may."""
@@ -62,7 +64,13 @@ class Sweeper:
                 logger.warning("sweep: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS * random.uniform(1, 3))
             else:
-                await asyncio.sleep(self._settings.sweep_interval * random.uniform(0.8, 1.2))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._soon.wait(), self._settings.sweep_interval * random.uniform(0.8, 1.2))
+                self._soon.clear()
+
+    def soon(self) -> None:
+        """The watches were cut off: what vanished meanwhile is not waited for."""
+        self._soon.set()
 
     async def sweep(self) -> int:
         """One comparison of everything; how many objects had to be repaired."""

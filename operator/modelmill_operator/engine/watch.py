@@ -102,6 +102,8 @@ class Watcher:
             self._stop.set()
 
     async def _kopf(self) -> None:
+        # When a watch fails, kopf ends with its error, which is logged once; each task that fails with it would tell it again.
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logger.debug("kopf: %s", context["message"]))
         # Begun before kopf, so kopf leaves it alone.
         beat = asyncio.create_task(self._keep_beating())
         scope: Any = {"namespaces": self._settings.namespaces} if self._settings.namespaces else {"clusterwide": True}
@@ -160,7 +162,8 @@ async def _login(**_: Any) -> kopf.ConnectionInfo:
 def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     """kopf tuned for watching alone, to survive what an API server does while it restarts."""
     tuned = kopf.OperatorSettings()
-    tuned.watching.server_timeout = settings.watch_timeout * random.uniform(0.9, 1.1)
+    # Whole seconds: the API server refuses others.
+    tuned.watching.server_timeout = round(settings.watch_timeout * random.uniform(0.9, 1.1))
     tuned.watching.client_timeout = tuned.watching.server_timeout + 10
     tuned.watching.connect_timeout = 10
     tuned.watching.reconnect_backoff = 1

@@ -134,7 +134,9 @@ def _suspended(view: View) -> Plan:
 def _ordered(view: View, *, requeue_after_seconds: float | None) -> Plan:
     """Children before the status that counts them; but a raised attempt is written down before anything acts on it."""
     status: list[Action] = [view.draft.action()]
-    changes = [*status, *view.deletes, *view.creates] if view.attempt_raised else [*view.creates, *status, *view.deletes]
+    # What was refused will be refused again: the user must be told first.
+    first = view.attempt_raised or view.signals.refused
+    changes = [*status, *view.deletes, *view.creates] if first else [*view.creates, *status, *view.deletes]
     return Plan(actions=(*changes, *view.events), requeue_after_seconds=requeue_after_seconds)
 
 

@@ -135,6 +135,7 @@ def _replace(view: View, pods: dict[int, Object]) -> None:
                 view.job, view.resource, index=index, attempt=view.draft.status.get("attempt", 0), settings=view.settings
             )
             view.creates.append(Create(object=made))
+            complete = complete and not view.signals.refused
         elif observe.deleting(pod):
             complete = False
         elif stale and observe.phase(pod) in ("Failed", "Succeeded"):
@@ -173,6 +174,8 @@ def _show_readiness(view: View, entry: Object, pods: dict[int, Object]) -> None:
     over = sum(observe.phase(pod) == "Succeeded" for pod in pods.values())
     if running + over == workers and not view.attempt_raised:
         view.draft.condition("WorkersReady", True, reason="AllRunning", message=f"{workers} of {workers} workers are running")
+    elif view.signals.refused:
+        view.draft.condition("WorkersReady", False, reason="Refused", message=view.signals.refused)
     elif why := observe.waiting(pods.values(), now=view.now):
         view.draft.condition("WorkersReady", False, reason=why[0], message=why[1])
     else:

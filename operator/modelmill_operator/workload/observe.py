@@ -66,6 +66,10 @@ def terminated(pod: Object) -> dict[str, Any] | None:
     return None
 
 
+def restarts(pod: Object) -> int:
+    return sum(int(status.get("restartCount", 0)) for status in pod.get("status", {}).get("containerStatuses", ()))
+
+
 def ending(pod: Object) -> Ending:
     """How a pod that is over came to its end; every way a pod can end has words for the user."""
     state = terminated(pod) or {}
