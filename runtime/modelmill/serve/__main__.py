@@ -1,0 +1,82 @@
+"""The process of a serving pod: `python -m modelmill.serve`, told what to do by MODELMILL_SERVICE.
+
+SIGTERM drains and exits 0. A model that cannot be loaded leaves its reason as the termination message, from where the
+operator shows it in the ModelService's status, and exits 64 when only a change by the user can help, else 1.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import uvloop
+
+from modelmill import failures
+from modelmill.contract import codec, names, result
+from modelmill.contract.servicefile import ServiceFile
+from modelmill.observe import logs
+from modelmill.serve import loader
+from modelmill.serve.drain import PROPAGATION_SECONDS
+from modelmill.serve.server import Server
+
+log = logging.getLogger(__name__)
+
+
+def service_of_environment() -> ServiceFile:
+    text = os.environ.get(names.ENV_SERVICE)
+    if text is None:
+        raise codec.ContractError(
+            f"the environment variable {names.ENV_SERVICE} is not set to a service file, as the operator does"
+        )
+    return codec.loads(ServiceFile, text)
+
+
+async def serve(service: ServiceFile) -> None:
+    """Serves until SIGTERM or SIGINT; raises when the model cannot be served."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = Server(service, load=loader.load)
+    await server.start()
+    stopping = loop.create_task(stop.wait())
+    loading = loop.create_task(server.load())
+    await asyncio.wait((stopping, loading), return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        loading.result()
+        log.info("%s version %d (%s) is ready on port %d", service.model, service.version, service.variant, server.port)
+        await stopping
+        left = await server.drain(propagation_seconds=PROPAGATION_SECONDS)
+        log.info("drained, %d requests left", left)
+    await server.close()
+
+
+def report(error: Exception, *, path: str = names.PATH_TERMINATION) -> int:
+    """Leaves the reason as the termination message; returns the exit code."""
+    log.error("serving is not possible", exc_info=error)
+    failure = failures.describe(error)
+    fatal = failure.fatal or isinstance(error, codec.ContractError)
+    try:
+        result.write(
+            result.StageResult(stage="serve", ok=False, reason=failure.reason, message=failure.message, fatal=fatal), path=path
+        )
+    except OSError as trouble:
+        log.warning("the termination message cannot be written: %s", trouble)
+    return names.EXIT_FATAL if fatal else 1
+
+
+def main() -> int:
+    logs.configure()
+    try:
+        uvloop.run(serve(service_of_environment()))
+    except Exception as error:
+        return report(error)
+    return names.EXIT_OK
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    # Not sys.exit: a thread that still computes (a hung model) would crash the interpreter's orderly end.
+    os._exit(code)

@@ -1,0 +1,47 @@
+"""The Open Inference Protocol's datatypes as numpy arrays.
+
+numpy has no bfloat16: such tensors travel through the server as their bits in uint16 and become numbers only at the
+edges (JSON here, torch in `model`). BYTES has no meaning for a torch module and is refused where it appears.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+NUMPY: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
+
+
+def to_bf16(values: Array) -> Array:
+    """The bits of the nearest bfloat16 (ties to even)."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
+    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+
+
+def from_bf16(bits: Array) -> Array:
+    wide: Array = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return wide
+
+
+def numbers(array: Array, datatype: str) -> Array:
+    """The array as JSON shows it."""
+    return from_bf16(array) if datatype == "BF16" else array

@@ -1,0 +1,41 @@
+"""From a service file to a model that can run: fetch and check the version, rebuild the module, put the weights in.
+
+torch is imported here and not earlier, so that the admin port answers within a fraction of a second of the start.
+What goes wrong says its cause (`modelmill.failures`): a digest that does not fit, a recipe that cannot be imported.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelmill.contract.servicefile import ServiceFile
+from modelmill.serve.phases import Phases
+
+if TYPE_CHECKING:
+    from modelmill.serve.model import TorchModel
+
+
+def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
+    """Call it in the executor's thread: torch keeps the number of threads by thread."""
+    with phases.timed("import"):
+        import torch
+
+        from modelmill.artifact.open import open_version
+        from modelmill.compress.apply import load_variant
+        from modelmill.serve.cpus import usable_cpus
+        from modelmill.serve.model import TorchModel
+
+        torch.set_num_threads(usable_cpus())
+    with phases.timed("fetch"):
+        opened = open_version(
+            service.registry,
+            namespace=service.namespace,
+            model=service.model,
+            version=service.version,
+            digest=service.digest,
+            variant=service.variant,
+            into=into,
+        )
+    with phases.timed("load"):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        module = load_variant(opened.build_module(), opened.weights).to(device)
+        return TorchModel(module, signature=opened.manifest.signature, device=device)

@@ -1,0 +1,76 @@
+"""The binary tensor extension: raw tensors behind a JSON header whose length a header field tells.
+
+Tensors are little-endian, row-major, without padding, in the order of `inputs`. An array is a view of the request's
+body wherever its address is aligned; nothing is copied for the protocol's sake.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from modelmill.serve.datatypes import NUMPY, Array
+from modelmill.serve.errors import BadRequest
+from modelmill.serve.http import Request, Response
+from modelmill.signature import Tensor
+
+HEADER = "Inference-Header-Content-Length"
+
+
+def split(request: Request) -> tuple[memoryview, memoryview]:
+    """The JSON header, and the raw tensors after it."""
+    body = memoryview(request.body)
+    text = request.headers.get(HEADER.lower())
+    if text is None:
+        return body, body[:0]
+    if not text.isascii() or not text.isdigit() or int(text) > len(body):
+        raise BadRequest(f"the header {HEADER}: {text[:40]!r} is not a length within the body of {len(body)} bytes")
+    return body[: int(text)], body[int(text) :]
+
+
+def size_of(given: dict[str, Any]) -> int | None:
+    """The tensor's `binary_data_size`; None when its data is in the JSON."""
+    parameters = given.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise BadRequest(f"input {given.get('name')!r}: parameters must be an object")
+    if "shared_memory_region" in parameters:
+        raise BadRequest(f"input {given.get('name')!r}: shared memory is not supported, send the data")
+    size = parameters.get("binary_data_size")
+    if size is not None and (type(size) is not int or size < 0):
+        raise BadRequest(f"input {given.get('name')!r}: binary_data_size {size!r} is not a number of bytes")
+    return size
+
+
+class Tail:
+    """The raw tensors, taken one after the other."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._position = 0
+
+    def take(self, tensor: Tensor, size: int, shape: Sequence[int]) -> Array:
+        datatype = NUMPY[tensor.datatype]
+        needed = math.prod(shape) * datatype.itemsize
+        if size != needed:
+            raise BadRequest(
+                f"input {tensor.name!r}: binary_data_size {size}, but {tensor.datatype} of shape {list(shape)} has {needed} bytes"
+            )
+        end = self._position + size
+        if end > len(self._data):
+            raise BadRequest(
+                f"input {tensor.name!r}: {size} bytes announced, {len(self._data) - self._position} are left in the body"
+            )
+        piece = self._data[self._position : end]
+        self._position = end
+        array: Array = np.frombuffer(piece, dtype=np.uint8 if tensor.datatype == "BOOL" else datatype).reshape(shape)
+        # Bytes other than 0 and 1 are not booleans: torch's kernels would misread them.
+        return array != 0 if tensor.datatype == "BOOL" else array
+
+    def finish(self) -> None:
+        if self._position != len(self._data):
+            raise BadRequest(f"{len(self._data) - self._position} bytes follow the last tensor; no input announced them")
+
+
+def response(header: bytes, tail: Sequence[memoryview]) -> Response:
+    return Response(body=(header, *tail), content_type="application/octet-stream", headers=((HEADER, str(len(header))),))

@@ -1,0 +1,96 @@
+"""KServe's V1 protocol: `POST /v1/models/NAME:predict {"instances": [...]}` -> `{"predictions": [...]}`.
+
+`instances` is a list of rows; a model with several inputs takes objects by input name. `inputs` is the same turned on
+its side: whole columns, by input name, or the one input's column itself. Predictions are rows: plain for one output,
+objects by output name for several.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from modelmill.serve.datatypes import Array, numbers
+from modelmill.serve.errors import BadRequest, NotReady
+from modelmill.serve.http import Request, Response, json_response
+from modelmill.serve.inference import Inference
+from modelmill.serve.router import Route
+from modelmill.serve.rows import Rows, from_json
+from modelmill.signature import Signature
+
+
+def routes(inference: Inference) -> tuple[Route, ...]:
+    api = V1(inference)
+    return (
+        Route(method="GET", path="/v1/models", endpoint=api.models, protocol="v1"),
+        Route(method="GET", path="/v1/models/{model}", endpoint=api.model, protocol="v1"),
+        Route(method="POST", path="/v1/models/{model}:predict", endpoint=api.predict, protocol="v1", inference=True),
+    )
+
+
+class V1:
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    def models(self, request: Request, values: Mapping[str, str]) -> Response:
+        return json_response({"models": [self._inference.model]})
+
+    def model(self, request: Request, values: Mapping[str, str]) -> Response:
+        self._inference.find(values["model"])
+        if not self._inference.loaded:
+            raise NotReady(f"model {values['model']!r} is not ready: it is still loading")
+        return json_response({"name": values["model"], "ready": True})
+
+    async def predict(self, request: Request, values: Mapping[str, str]) -> Response:
+        self._inference.find(values["model"])
+        signature = self._inference.signature
+        rows = await self._inference.infer(decode(signature, document(request.body)))
+        return json_response({"predictions": predictions(signature, rows)})
+
+
+def document(body: bytes | bytearray | memoryview) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise BadRequest(f"the body must be a JSON object, not {type(parsed).__name__}")
+    return parsed
+
+
+def decode(signature: Signature, content: dict[str, Any]) -> dict[str, Array]:
+    if ("instances" in content) == ("inputs" in content):
+        raise BadRequest('the body must have either "instances" (rows) or "inputs" (columns)')
+    columns = _by_rows(signature, content["instances"]) if "instances" in content else _by_columns(signature, content["inputs"])
+    tensors = {tensor.name: tensor for tensor in signature.inputs}
+    return {name: from_json(tensors[name], column) for name, column in columns.items()}
+
+
+def _by_rows(signature: Signature, instances: Any) -> dict[str, list[Any]]:
+    if not isinstance(instances, list):
+        raise BadRequest(f'expected "instances" to be a list, got {type(instances).__name__}')
+    names = [tensor.name for tensor in signature.inputs]
+    if len(names) == 1 and not (instances and isinstance(instances[0], dict)):
+        return {names[0]: instances}
+    for i, instance in enumerate(instances):
+        if not isinstance(instance, dict) or set(instance) != set(names):
+            raise BadRequest(f"instances[{i}]: expected an object with the model's inputs: {', '.join(names)}")
+    return {name: [instance[name] for instance in instances] for name in names}
+
+
+def _by_columns(signature: Signature, inputs: Any) -> dict[str, Any]:
+    names = [tensor.name for tensor in signature.inputs]
+    if isinstance(inputs, list) and len(names) == 1:
+        return {names[0]: inputs}
+    if not isinstance(inputs, dict):
+        raise BadRequest(f'expected "inputs" to be an object with the model\'s inputs: {", ".join(names)}')
+    if unknown := [name for name in inputs if name not in names]:
+        raise BadRequest(f"input {unknown[0]!r} is not one of the model's inputs: {', '.join(names)}")
+    return inputs
+
+
+def predictions(signature: Signature, rows: Rows) -> Any:
+    columns = {tensor.name: numbers(rows.arrays[tensor.name], tensor.datatype) for tensor in signature.outputs}
+    if len(columns) == 1:
+        return next(iter(columns.values()))
+    return [{name: column[i] for name, column in columns.items()} for i in range(rows.count)]

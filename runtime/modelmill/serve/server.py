@@ -1,0 +1,136 @@
+"""The serving pod: ports, model, batcher and watchers put together, and the order in which they start and stop.
+
+    start   the admin port and the serving port listen; both say that the model is not ready
+    load    fetch, load and warm up in the executor's thread; then requests are answered
+    drain   not ready any more, still answering; then no new connections; then the last requests
+
+The model comes from a function, so that the same server serves an artifact in a pod and a module in a test.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from modelmill.contract import names
+from modelmill.contract.servicefile import ServiceFile
+from modelmill.observe.concurrency import Concurrency
+from modelmill.observe.metrics import Metrics
+from modelmill.serve import channel
+from modelmill.serve.admin import Admin
+from modelmill.serve.auth import ApiKeys
+from modelmill.serve.batcher import Batcher
+from modelmill.serve.drain import drain
+from modelmill.serve.executor import Executor
+from modelmill.serve.former import Policy
+from modelmill.serve.frontdoor import FrontDoor, plain_handler
+from modelmill.serve.http import Limits, Request, Response, json_response
+from modelmill.serve.inference import Inference, Phase
+from modelmill.serve.listener import Listener
+from modelmill.serve.phases import Phases
+from modelmill.serve.protocols import oip_http, v1
+from modelmill.serve.router import Route
+from modelmill.serve.tls import Certificate
+
+if TYPE_CHECKING:
+    from modelmill.serve.model import TorchModel
+
+CERTIFICATE_LOOK_SECONDS = 10.0
+
+
+class Load(Protocol):
+    def __call__(self, service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel": ...
+
+
+class Server:
+    def __init__(self, service: ServiceFile, *, load: Load) -> None:
+        self.service = service
+        self.metrics = Metrics()
+        self.inference = Inference(service)
+        self._load = load
+        self._executor = Executor()
+        self._concurrency = Concurrency(time.monotonic)
+        self._certificate = Certificate(service.tls) if service.tls else None
+        self._admin = Admin(
+            self.inference,
+            executor=self._executor,
+            concurrency=self._concurrency,
+            metrics=self.metrics,
+            hang_seconds=service.hang_seconds,
+        )
+        door = FrontDoor(
+            (Route(method="GET", path="/", endpoint=_alive), *v1.routes(self.inference), *oip_http.routes(self.inference)),
+            keys=ApiKeys(Path(service.api_key_file)) if service.api_key_file else None,
+            concurrency=self._concurrency,
+            metrics=self.metrics,
+        )
+        self._main = Listener(door, limits=Limits(max_body_bytes=service.max_request_bytes), unanswered=door.unanswered)
+        self._side = Listener(plain_handler(self._admin.routes()), limits=Limits(), unanswered=lambda status: None)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.port = service.port
+        self.admin_port = service.admin_port
+
+    async def start(self, host: str | None = None) -> None:
+        # A pod of an IPv6 or dual-stack cluster listens on both families through "::".
+        host = host or ("::" if ":" in os.environ.get(names.ENV_POD_IP, "") else "0.0.0.0")
+        self.admin_port = await self._side.start(host, port=self.service.admin_port)
+        tls = self._certificate.context if self._certificate else None
+        self.port = await self._main.start(host, port=self.service.port, tls=tls)
+        if self._certificate:
+            self._spawn(_every(CERTIFICATE_LOOK_SECONDS, self._certificate.refresh))
+
+    async def load(self) -> None:
+        """Returns when requests are answered; raises what went wrong."""
+        service, phases = self.service, Phases(self.metrics)
+        model = await self._executor.call(lambda: self._loaded_and_warm(phases))
+        policy = Policy(
+            max_rows=service.batcher.max_batch_size,
+            max_latency_seconds=service.batcher.max_latency_seconds,
+            queue_limit=service.queue_limit,
+            max_items=service.container_concurrency,
+        )
+        batcher = Batcher(
+            model, executor=self._executor, policy=policy, timeout_seconds=service.timeout_seconds, metrics=self.metrics
+        )
+        self.metrics.model_info.labels(service.model, service.version, service.variant, service.digest).set(1)
+        self.inference.open(batcher, signature=model.signature)
+        if service.channel:
+            self._spawn(channel.watch(lambda: channel.current_version(service), tell=self._tell_channel))
+
+    def _loaded_and_warm(self, phases: Phases) -> "TorchModel":
+        model = self._load(self.service, phases=phases, into=Path(tempfile.mkdtemp(prefix="modelmill-")))
+        with phases.timed("warm-up"):
+            from modelmill.serve.warmup import warm_up
+
+            warm_up(model, max_rows=self.service.batcher.max_batch_size)
+        return model
+
+    def _tell_channel(self, version: int | None) -> None:
+        self._admin.channel_version = version
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def drain(self, *, propagation_seconds: float) -> int:
+        """Stops serving without failing anybody; returns how many requests had to be left unanswered."""
+        self.inference.phase = Phase.DRAINING
+        return await drain(self._main, propagation_seconds=propagation_seconds, in_flight_seconds=self.service.drain_seconds)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, self._main.close(), self._side.close(), return_exceptions=True)
+        self._executor.stop()
+
+
+def _alive(request: Request, values: object) -> Response:
+    return json_response({"status": "alive"})
+
+
+async def _every(seconds: float, work: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        work()
