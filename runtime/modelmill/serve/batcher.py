@@ -9,6 +9,7 @@ The executor starts in the loop's next turn, not at once, so that requests that 
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -80,7 +81,7 @@ class Batcher:
 
     async def run(self, rows: Rows) -> Rows:
         """The model's outputs for these rows, in their order."""
-        now = self._loop.time()
+        now = time.monotonic()
         call = _Call(rows.split(self._former.policy.max_rows), now=now, deadline=now + self._timeout)
         if not self._former.offer(call.items):
             self._metrics.shed.inc()
@@ -98,11 +99,11 @@ class Batcher:
         if not self._busy and self._turn is None:
             self._turn = self._loop.call_soon(self._next)
         if self._timer is None:
-            self._timer = self._loop.call_at(next(iter(self._calls)).deadline, self._expire)
+            self._timer = self._loop.call_later(self._timeout, self._expire)
 
     def _next(self) -> None:
         self._turn = None
-        now = self._loop.time()
+        now = time.monotonic()
         batch = self._former.take(now)
         if not batch:
             return
@@ -116,7 +117,7 @@ class Batcher:
         self._busy = False
         count = sum(item.rows for item in batch)
         self._metrics.executions.inc()
-        self._metrics.compute_seconds.observe(self._loop.time() - began)
+        self._metrics.compute_seconds.observe(time.monotonic() - began)
         self._metrics.batch_rows.observe(count)
         if outputs is not None:
             self._metrics.inferences.inc(count)
@@ -149,11 +150,11 @@ class Batcher:
 
     def _expire(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now = time.monotonic()
         self._former.expire(now)
         for call in tuple(self._calls):
             if call.deadline > now:
-                self._timer = self._loop.call_at(call.deadline, self._expire)
+                self._timer = self._loop.call_later(call.deadline - now, self._expire)
                 break
             if not call.future.done():
                 self._metrics.expired.inc()
