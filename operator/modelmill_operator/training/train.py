@@ -25,6 +25,7 @@ SPREAD_SECONDS = 10
 def advance(view: View) -> Outcome:
     """What the train stage needs now; writes what it finds into the view."""
     entry = view.begin(STAGE)
+    view.draft.set(attempt=view.job.status.attempt, restarts=view.job.status.restarts)
     pods = {_index(pod): pod for pod in observe.of_kind(view.children, "Pod", with_role=names.ROLE_WORKER)}
     _show_progress(view)
     if view.now < _retry_time(view):
@@ -135,7 +136,8 @@ def _replace(view: View, pods: dict[int, Object]) -> None:
                 view.job, view.resource, index=index, attempt=view.draft.status.get("attempt", 0), settings=view.settings
             )
             view.creates.append(Create(object=made))
-            complete = complete and not view.signals.refused
+            # Where the status is written first, it must not count what is not there yet.
+            complete = complete and not (view.attempt_raised or view.signals.refused)
         elif observe.deleting(pod):
             complete = False
         elif stale and observe.phase(pod) in ("Failed", "Succeeded"):
