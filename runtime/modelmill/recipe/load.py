@@ -39,10 +39,8 @@ def _is_recipe(value: object) -> bool:
 def _use_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise RecipeError(f"recipe: the folder {folder} is not there; check spec.recipe")
-    for old in _folders:
-        _forget(old)
-    if folder in _folders:
-        _folders.remove(folder)
+    while _folders:
+        _forget(_folders.pop())
     _folders.append(folder)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
