@@ -1,7 +1,6 @@
 """Handwritten digits, 8x8 pixels: a small network that learns in seconds on a CPU."""
 
 import io
-from collections.abc import Sequence
 
 import fsspec
 import numpy
@@ -51,7 +50,9 @@ class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __init__(self, uri: str, *, shifts: bool) -> None:
         with fsspec.open(uri, "rb") as stream:
             arrays = numpy.load(io.BytesIO(stream.read()), allow_pickle=False)
-        self.images = torch.from_numpy(arrays["x"]).float().div(16).unsqueeze(1)
+        pixels = torch.from_numpy(arrays["x"]).float().div(16).unsqueeze(1)
+        # A margin of empty pixels: an image is moved by cutting it out elsewhere.
+        self.images = nn.functional.pad(pixels, (1, 1, 1, 1))
         self.labels = torch.from_numpy(arrays["y"]).long()
         self.shifts = shifts
 
@@ -59,14 +60,5 @@ class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = self.images[index]
-        if self.shifts:
-            image = moved(image, torch.randint(-1, 2, (2,)).tolist())
-        return image, self.labels[index]
-
-
-def moved(image: torch.Tensor, by: Sequence[int]) -> torch.Tensor:
-    """The image moved down and right, with empty pixels where it left."""
-    padded = nn.functional.pad(image, (1, 1, 1, 1))
-    top, left = 1 - by[0], 1 - by[1]
-    return padded[:, top : top + SIZE, left : left + SIZE]
+        top, left = divmod(int(torch.randint(9, ())), 3) if self.shifts else (1, 1)
+        return self.images[index, :, top : top + SIZE, left : left + SIZE], self.labels[index]
