@@ -110,6 +110,8 @@ class Signals:
     """ModelService: the autoscaler's latest decision."""
     channel_version: int | None = None
     """ModelService: the version that its server pods see the channel point to, when it is not the one that was resolved."""
+    published_at: str | None = None
+    """ModelService: when a TrainingJob of this cluster last published to its channel (RFC 3339)."""
     refused: str | None = None
     """Why the API server refused the latest plan (quota, admission), in its words; None once one went through."""
 

@@ -9,15 +9,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from modelmill_operator.actions import Emit, Object, Plan, Planner
 from modelmill_operator.engine.client import ApiError, Conflict, NotFound, Refused
 from modelmill_operator.engine.events import EventRecorder
 from modelmill_operator.engine.execute import Executor, NameTaken
-from modelmill_operator.engine.kinds import KINDS, Key, owner_of, uid_of
+from modelmill_operator.engine.kinds import KINDS, MODEL_SERVICE, Key, owner_of, uid_of
 from modelmill_operator.engine.lease import Fence
 from modelmill_operator.engine.metrics import Metrics
+from modelmill_operator.engine.publications import Publications, followers
 from modelmill_operator.engine.queue import WorkQueue
 from modelmill_operator.engine.signals import SignalBoard
 from modelmill_operator.engine.store import Store
@@ -49,6 +51,7 @@ class Loop:
         self._settings, self._planners, self._now = settings, planners, now
         self._store, self._queue, self._signals = store, queue, signals
         self._executor, self._events, self._fence, self._metrics = executor, events, fence, metrics
+        self._publications = Publications()
         self._leading = False
         self._since: dict[int, float] = {}
 
@@ -76,6 +79,9 @@ class Loop:
         if resource is None and KINDS[item["kind"]].own:
             self._signals.drop(uid_of(item))
         self.look_at(owner)
+        if channel := self._publications.note(item):
+            for service in followers(self._store, channel):
+                self.look_at(service)
 
     async def work(self, number: int) -> None:
         """One worker."""
@@ -130,13 +136,16 @@ class Loop:
 
     def _plan(self, key: Key, resource: Object) -> Plan:
         uid = uid_of(resource)
+        signals = self._signals.of(uid)
+        if key.kind == MODEL_SERVICE:
+            signals = replace(signals, published_at=self._publications.of(resource))
         with self._metrics.plan_seconds.labels(key.kind).time():
             return self._planners[key.kind](
                 resource,
                 self._store.children(key, uid=uid),
                 now=self._now(),
                 settings=self._settings,
-                signals=self._signals.of(uid),
+                signals=signals,
             )
 
     def _failed(self, key: Key, error: NameTaken | ApiError) -> None:

@@ -19,7 +19,7 @@ from modelmill_operator.serving import manifests
 from modelmill_operator.serving.view import View
 from modelmill_operator.workload import observe
 
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 10, 300
+FIRST_RETRY, LAST_RETRY = timedelta(seconds=10), timedelta(minutes=5)
 
 
 def advance(view: View) -> Resolved | None:
@@ -27,10 +27,11 @@ def advance(view: View) -> Resolved | None:
     question = _question(view)
     known = view.service.status.resolved
     moved = view.signals.channel_version if view.service.spec.model.channel else None
-    if known and known.hash == question and moved in (None, known.version):
+    if known and known.hash == question and moved in (None, known.version) and not _published_since(view, known.time):
         _drop_jobs(view, keep=None)
         return known
-    name = f"{view.service.metadata.name}-resolve-{_digest(question, str(moved), str(view.service.status.resolve_failures))[:8]}"
+    occasion = _digest(question, str(moved), str(view.signals.published_at), str(view.service.status.resolve_failures))
+    name = f"{view.service.metadata.name}-resolve-{occasion[:8]}"
     _drop_jobs(view, keep=name)
     if wait := _wait(view):
         view.waits.append(wait)
@@ -44,7 +45,20 @@ def _wait(view: View) -> float:
     told = status.condition("Resolved")
     if status.retry_time is None or (told and told.observed_generation != view.service.metadata.generation):
         return 0.0
+    failed_at = times.parse_timestamp(status.retry_time) - _delay(status.resolve_failures)
+    if _published_since(view, times.timestamp(failed_at)):
+        return 0.0
     return max(0.0, (times.parse_timestamp(status.retry_time) - view.now).total_seconds())
+
+
+def _delay(failures: int) -> timedelta:
+    return min(FIRST_RETRY * 2 ** min(failures - 1, 10), LAST_RETRY)
+
+
+def _published_since(view: View, asked_at: str | None) -> bool:
+    """Whether a TrainingJob of this cluster published to the channel after the registry was asked."""
+    published = view.signals.published_at
+    return published is not None and (asked_at is None or published > asked_at)
 
 
 def _ask(view: View, name: str, question: str) -> Resolved | None:
@@ -80,9 +94,9 @@ def _answered(view: View, answer: result.Resolved, question: str) -> Resolved:
 
 def _failed(view: View, reason: str, message: str) -> None:
     failures = view.service.status.resolve_failures + 1
-    wait = min(FIRST_RETRY_SECONDS * 2 ** (failures - 1), LAST_RETRY_SECONDS)
-    view.draft.set(resolveFailures=failures, retryTime=times.timestamp(view.now + timedelta(seconds=wait)))
-    view.waits.append(float(wait))
+    wait = _delay(failures)
+    view.draft.set(resolveFailures=failures, retryTime=times.timestamp(view.now + wait))
+    view.waits.append(wait.total_seconds())
     view.fail(reason, message)
     view.draft.condition("Resolved", False, reason=reason, message=message)
 

@@ -151,6 +151,18 @@ def test_an_empty_channel_is_asked_again_later_and_told_meanwhile() -> None:
     assert world.condition("Ready")["status"] == "True"
 
 
+def test_a_publication_in_the_cluster_is_asked_for_at_once_and_once() -> None:
+    registry = Registry()
+    registry.version = None
+    world = run(World(service(), plan, results=registry), ticks=6)
+    registry.version = 1
+    world.extra["published_at"] = world.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    asked = world.added["Job"]
+    run(world, ticks=6)
+    assert world.condition("Ready")["status"] == "True"
+    assert world.added["Job"] == asked + 1
+
+
 def test_the_decision_of_the_autoscaler_is_written_down_and_obeyed() -> None:
     world = run(World(service(), plan, results=Registry()))
     world.extra["scaling"] = ScalingDecision(
