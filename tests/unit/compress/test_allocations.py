@@ -1,0 +1,73 @@
+"""While compressed weights serve, no single allocation is as large as the dense form of a weight.
+
+Counted where torch's CPU allocator reports every request, also those of temporaries inside operators. The public
+profiler nets allocations against frees, and starts for half a minute on a machine without GPU: not used.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._C import _autograd, _profiler
+
+from modelmill.compress.apply import load_variant
+from modelmill.compress.pipeline import compress
+from modelmill.compress.plan import Plan
+from modelmill.compress.weights import write_weights
+
+
+def largest_allocation(module: nn.Module, x: torch.Tensor) -> int:
+    only_memory = _profiler.ProfilerConfig(
+        _profiler.ProfilerState.CPU, False, True, False, False, False, _profiler._ExperimentalConfig()
+    )
+    with torch.inference_mode():
+        module(x)
+        _autograd._enable_profiler_legacy(only_memory)
+        module(x)
+        threads = _autograd._disable_profiler_legacy()
+    return max(event.cpu_memory_usage() for events in threads for event in events if event.kind() == "memory_alloc")
+
+
+def int8(module: nn.Module, fresh: nn.Module, folder: Path) -> nn.Module:
+    write_weights(folder / "w", compress(module, Plan(codec="uniform-int8")).weights)
+    return load_variant(fresh, folder / "w")
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Linear(512, 512, bias=False))
+
+
+def odd_linear() -> nn.Module:
+    return nn.Sequential(nn.Linear(509, 512))
+
+
+def convolution() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(128, 128, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (linear, torch.randn(1, 512)),
+        (linear, torch.randn(64, 512)),
+        (odd_linear, torch.randn(1, 509)),
+        (odd_linear, torch.randn(64, 509)),
+        (convolution, torch.randn(1, 128, 6, 6)),
+    ],
+)
+def test_the_forward_pass_never_holds_a_dense_weight(tmp_path: Path, make: Callable[[], nn.Module], x: torch.Tensor) -> None:
+    dense = make()
+    weight_bytes = max(parameter.nbytes for parameter in dense.parameters())
+    assert largest_allocation(int8(dense, make(), tmp_path), x) < weight_bytes
+
+
+def test_the_count_does_see_a_weight_that_is_unpacked() -> None:
+    codes = torch.ones(512, 512, dtype=torch.int8)
+
+    class Unpacking(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ codes.float().t()
+
+    assert largest_allocation(Unpacking(), torch.randn(1, 512)) >= 512 * 512 * 4
