@@ -40,8 +40,7 @@ def collect(folder: Path) -> dict[str, Path]:
 def build_module(code: Code, *, folder: Path, hyperparameters: Mapping[str, Any]) -> "nn.Module":
     """The module, ready to take weights; `folder` holds the version's files."""
     if code.kind == PROGRAM:
-        module: nn.Module = program.load(folder / code.files[0]).module()
-        return module
+        return program.build_module(program.load(folder / code.files[0]))
     from modelmill.recipe.load import load_recipe
 
     return load_recipe(folder / FOLDER if code.files else None, code.entrypoint or "", hyperparameters).model()

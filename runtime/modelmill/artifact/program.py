@@ -8,10 +8,13 @@ itself names operators and symbolic expressions that torch evaluates: like a rec
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelmill.artifact.errors import NotPublishable
 from modelmill.signature import Signature, Tensor
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _ALLOWED = (
     "archive_format",
@@ -90,6 +93,15 @@ def load(path: Path) -> Any:
         return torch.export.load(str(path))
     except Exception as error:  # torch raises whatever its deserialiser meets
         raise NotPublishable(f"{path}: torch {torch.__version__} cannot load the program: {error}") from error
+
+
+def build_module(program: Any) -> "nn.Module":
+    """The program's graph as a module, whose weights can be exchanged."""
+    module: nn.Module = program.module()
+    # torch refuses eval() and train() on exported graphs, because they would change nothing; loaders call them on everything.
+    for name in ("eval", "train"):
+        vars(module).pop(name, None)
+    return module
 
 
 def signature(program: Any) -> Signature:

@@ -1,0 +1,1 @@
+"""`modelmill`: the registry from the shell."""

@@ -1,0 +1,121 @@
+"""Publishes a model that was not trained here: weights with the recipe that rebuilds the module, or an exported program.
+
+The weights are loaded into the module once, before anything is published, and written anew in the order and alignment
+that serving likes. Nothing was measured, so gates that compare with such a version have no figures to compare with.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelmill import storage
+from modelmill.artifact import program
+from modelmill.artifact.code import FOLDER
+from modelmill.artifact.errors import NotPublishable
+from modelmill.artifact.manifest import PROGRAM, RECIPE, Code, File, Lineage, Manifest, Variant
+from modelmill.artifact.publish import this_release, upload_code, upload_file
+from modelmill.artifact.registry import Committed, Registry
+from modelmill.artifact.select import DENSE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from modelmill.signature import Signature
+
+_PROGRAM_PATH = f"{FOLDER}/program.pt2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Either a recipe's folder and weights, or a program."""
+
+    weights: Path | None = None
+    """A safetensors file."""
+    recipe: Path | None = None
+    entrypoint: str | None = None
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    program: Path | None = None
+    """A .pt2 file."""
+
+
+def import_model(registry: Registry, model: str, *, source: Source, channel: str | None) -> Committed:
+    """Publishes the source as the model's next version, and points the channel to it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = Path(scratch, f"{DENSE}.safetensors")
+        signature = _prepare(source, weights)
+        committed = _publish(registry, model, source=source, weights=weights, signature=signature)
+    if channel is not None:
+        registry.promote(model, channel, committed.pointer)
+    return committed
+
+
+def _prepare(source: Source, weights: Path) -> "Signature":
+    """Writes the weights file and tries it on the module; the signature."""
+    if source.program is not None:
+        if source.weights or source.recipe or source.entrypoint:
+            raise NotPublishable("a program holds its code and weights: give either a program, or weights with a recipe")
+        loaded = program.load(source.program)
+        module = program.build_module(loaded)
+        _write(module, None, weights)
+        return program.signature(loaded)
+    if not (source.weights and source.recipe and source.entrypoint):
+        raise NotPublishable("give weights, a recipe's folder and its entrypoint (module:Class), or one exported program")
+    if not source.weights.is_file():
+        raise NotPublishable(f"weights {source.weights}: there is no such file")
+    from modelmill.recipe.load import load_recipe
+
+    recipe = load_recipe(source.recipe, source.entrypoint, source.hyperparameters)
+    _write(recipe.model(), source.weights, weights)
+    return recipe.signature()
+
+
+def _write(module: "nn.Module", source: Path | None, target: Path) -> None:
+    """The module's own weights or those of the source, in the module's floating point type, into `target`."""
+    from modelmill.compress.apply import load_variant
+    from modelmill.compress.pipeline import tensors_of
+    from modelmill.compress.weights import dense_weight, read_weights, write_weights
+
+    expected = tensors_of(module)
+    weights = read_weights(source) if source else {name: dense_weight(tensor) for name, tensor in expected.items()}
+    for name, weight in weights.items():
+        wanted = expected[name].dtype if name in expected else weight.data.dtype
+        if weight.scale is None and wanted.is_floating_point and weight.data.is_floating_point():
+            weights[name] = dense_weight(weight.data.to(wanted))
+    write_weights(target, weights)
+    load_variant(module, target)
+
+
+def _publish(registry: Registry, model: str, *, source: Source, weights: Path, signature: "Signature") -> Committed:
+    claim = registry.claim(model)
+    target = registry.version_url(model, claim.version)
+    try:
+        code, files = _upload_code(source, target)
+        file = upload_file(weights, target, path=weights.name)
+        return registry.commit(
+            claim,
+            Manifest(
+                model=model,
+                version=claim.version,
+                created=claim.created,
+                lineage=Lineage(origin="import", modelmill=this_release()),
+                signature=signature,
+                code=code,
+                hyperparameters=dict(source.hyperparameters),
+                variants=(Variant(name=DENSE, file=file.path, bytes=file.bytes),),
+                files=(*files, file),
+            ),
+        )
+    except BaseException:
+        if not storage.exists(registry.manifest_url(model, claim.version)):
+            storage.remove_tree(target)
+        raise
+
+
+def _upload_code(source: Source, target: str) -> tuple[Code, list[File]]:
+    if source.program is not None:
+        file = upload_file(source.program, target, path=_PROGRAM_PATH)
+        return Code(kind=PROGRAM, files=(file.path,)), [file]
+    files = upload_code(source.recipe, target) if source.recipe else []
+    return Code(kind=RECIPE, entrypoint=source.entrypoint, files=tuple(file.path for file in files)), files
