@@ -10,6 +10,7 @@ anew. Standard library only, so that it runs in any pod that has Python.
 import argparse
 import asyncio
 import json
+import signal
 import ssl
 import sys
 import time
@@ -144,6 +145,8 @@ def _live(text: str) -> None:
 async def _main(arguments: argparse.Namespace) -> int:
     headers = dict(pair.split(":", 1) for pair in arguments.header)
     load = Load(arguments.url, body=arguments.body.read_bytes(), connections=arguments.connections, headers=headers)
+    # Ended early, it still finishes the requests under way and reports.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, load.stop)
     teller = asyncio.create_task(_tell(load, every=arguments.every, write=_live))
     report = await load.run(arguments.seconds)
     teller.cancel()
