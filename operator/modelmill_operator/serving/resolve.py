@@ -52,7 +52,7 @@ def _wait(view: View) -> float:
 
 
 def _delay(failures: int) -> timedelta:
-    return min(FIRST_RETRY * 2 ** min(failures - 1, 10), LAST_RETRY)
+    return min(FIRST_RETRY * (1 << min(failures - 1, 10)), LAST_RETRY)
 
 
 def _published_since(view: View, asked_at: str | None) -> bool:
