@@ -27,13 +27,15 @@ class Fault(Exception):
 
 
 def describe(error: BaseException) -> Failure:
-    """The failure that `error` stands for; the message ends with the innermost frames of its traceback."""
+    """The failure that `error` stands for; unless it is a `Fault`, the message ends with its traceback."""
     reason, advice, fatal = _classify(error)
     text = str(error) or type(error).__name__
     told = text if isinstance(error, Fault) else f"{type(error).__name__}: {text}"
     if advice:
         told = f"{told}. {advice}"
-    return Failure(reason=reason, message=_shorten(told, _frames(error)), fatal=fatal)
+    # A fault of ours says what to do; anything else is for somebody who reads code.
+    frames = "" if isinstance(error, Fault) else _frames(error)
+    return Failure(reason=reason, message=_shorten(told, frames), fatal=fatal)
 
 
 def _classify(error: BaseException) -> tuple[str, str, bool]:

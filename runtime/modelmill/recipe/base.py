@@ -26,7 +26,10 @@ class RecipeError(Fault):
 
 
 class Recipe:
-    """Subclass it, and name it in `spec.recipe.entrypoint` as `module:Class`."""
+    """Subclass it, and name it in `spec.recipe.entrypoint` as `module:Class`.
+
+    `hyperparameters` holds whole numbers and text, as the TrainingJob does: write `float(self.hyperparameters["dropout"])`.
+    """
 
     def __init__(self, hyperparameters: Mapping[str, Any]) -> None:
         self.hyperparameters = hyperparameters
@@ -54,15 +57,19 @@ class Recipe:
             raise RecipeError(
                 f"hyperparameters.optimizer: {name!r} is not one of {', '.join(OPTIMIZERS)}; override Recipe.optimizer()"
             )
-        options: dict[str, Any] = {
-            "lr": float(self.hyperparameters.get("lr", 1e-3)),
-            "weight_decay": float(self.hyperparameters.get("weightDecay", 0.0)),
-        }
+        options: dict[str, Any] = {"lr": self._fraction("lr", 1e-3), "weight_decay": self._fraction("weightDecay", 0.0)}
         if name == "SGD":
-            options["momentum"] = float(self.hyperparameters.get("momentum", 0.0))
+            options["momentum"] = self._fraction("momentum", 0.0)
         optimizer: torch.optim.Optimizer = OPTIMIZERS[name](parameters, **options)
         return optimizer
 
     def scheduler(self, optimizer: torch.optim.Optimizer, *, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler | None:
         """Stepped after every optimizer step; None (the default) keeps the learning rate."""
         return None
+
+    def _fraction(self, name: str, default: float) -> float:
+        value = self.hyperparameters.get(name, default)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise RecipeError(f"hyperparameters.{name}: {value!r} must be a number, for example 0.001") from None

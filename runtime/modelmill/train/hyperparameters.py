@@ -61,8 +61,8 @@ class Hyperparameters:
 
 def _whole(raw: Mapping[str, Any], name: str, default: int | None, *, least: int = 1) -> int | None:
     value = raw.get(name, default)
-    # Numbers reach us through JSON, where 10 may arrive as 10.0.
-    if isinstance(value, float) and value.is_integer():
+    # A TrainingJob holds whole numbers and text; a person may have quoted the number.
+    if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
         raise RecipeError(f"hyperparameters.{name}: {value!r} must be a whole number, at least {least}")

@@ -97,6 +97,8 @@ class Launcher:
         while True:
             for answered, reply in self._replies():
                 self._told = answered
+                if reply.stop and self._now.state == report.SUCCEEDED:
+                    return self._result(ok=True)
                 if reply.stop:
                     return self._stop("the operator asked to stop")
                 self._obey(reply)

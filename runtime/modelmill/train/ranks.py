@@ -24,6 +24,7 @@ from modelmill.contract.report import Failure, Progress
 TAIL_LINES = 50
 _MAX_LINE = 64 << 10
 _SETTLE_SECONDS = 0.3
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
@@ -69,9 +70,20 @@ def environment(
         names.ENV_PROGRESS_FILE: str(folder / f"progress-{local_rank}.json"),
         names.ENV_ERROR_FILE: str(folder / f"error-{local_rank}.json"),
     }
-    if layout.local > 1:
-        added["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
+    threads = _threads(layout.local)
+    if threads is not None and "OMP_NUM_THREADS" not in os.environ:
+        added["OMP_NUM_THREADS"] = str(threads)
     return {**os.environ, **added}
+
+
+def _threads(local: int) -> int | None:
+    """torchrun's default: 1 with several ranks. One rank gets what its pod may use; torch would count the node's cores."""
+    if local > 1:
+        return 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = _CPU_MAX.read_text().split()
+        return max(1, round(int(quota) / int(period)))
+    return None
 
 
 class Rank:
