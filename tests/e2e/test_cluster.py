@@ -73,17 +73,21 @@ def test_a_pod_reaches_services_by_name_and_is_reached_by_logs_and_exec(plane: C
     service = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": "web"},
+        "metadata": {"name": "site"},
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
     }
     create(plane, namespace, server, service)
     plane.kubectl("-n", namespace, "wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
-    full = f"web.{namespace}.svc.cluster.local"
-    create(plane, namespace, pod("client", f"nslookup {full} && wget -T 10 -qO- http://web && wget -T 10 -qO- http://{full}"))
+    full = f"site.{namespace}.svc.cluster.local"
+    create(
+        plane,
+        namespace,
+        pod("client", f"nslookup {full} && timeout 10 wget -qO- http://site && timeout 10 wget -qO- http://{full}"),
+    )
     assert finished(plane, namespace, "client").count("hello") == 2
     assert plane.kubectl("-n", namespace, "exec", "web", "--", "id", "-u") == "65532\n"
     # A pod that calls its own Service gets its own answer.
-    assert plane.kubectl("-n", namespace, "exec", "web", "--", "wget", "-T", "10", "-qO-", "http://web") == "hello\n"
+    assert plane.kubectl("-n", namespace, "exec", "web", "--", "timeout", "10", "wget", "-qO-", "http://site") == "hello\n"
 
 
 def test_a_volume_is_written_by_a_pod_that_is_not_root_and_recycled_after_it(plane: ControlPlane, namespace: str) -> None:
@@ -120,7 +124,7 @@ def test_a_pod_reaches_the_api_and_a_server_of_the_host(plane: ControlPlane, nam
     with http.server.ThreadingHTTPServer((config.node_address(), 0), Hello) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         host = f"http://{config.node_address()}:{server.server_port}"
-        script = f"wget -T 10 -qO- {host} && nc -w 5 {config.SERVICE_OF_API} 443 </dev/null"
+        script = f"timeout 10 wget -qO- {host} && nc -w 5 {config.SERVICE_OF_API} 443 </dev/null"
         create(plane, namespace, pod("caller", script))
         assert finished(plane, namespace, "caller") == "from the host"
         server.shutdown()
