@@ -16,9 +16,9 @@ MAX_BYTES = 4096
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
     metric: str
-    value: float | None
-    """None: the metric could not be measured; the gate then fails."""
     passed: bool
+    value: float | None = None
+    """None: the metric could not be measured; the gate then fails."""
     limit: float | None = None
     bound: str = "min"
     """min | max | noWorseThan:<channel>"""
