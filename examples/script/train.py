@@ -1,6 +1,6 @@
 """A plain DistributedDataParallel program: nothing in it knows of Modelmill.
 
-    torchrun --nproc-per-node 2 train.py --epochs 3
+torchrun --nproc-per-node 2 train.py --epochs 3
 """
 
 import argparse
