@@ -39,6 +39,8 @@ class Limits:
     """Longer than what proxies and load balancers keep, so that they close idle connections, not we."""
     unread_seconds: float = 60.0
     """How long an answer may wait for a client that does not read it."""
+    sweep_seconds: float = 1.0
+    """How often all connections are checked for the above."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,17 +145,29 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # An offer of another protocol (Java's client offers h2c with every request) may be ignored: the request
-            # itself is complete, what follows it is parsed afresh.
-            self._parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
-                self._feed(rest)
+            self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(400, f"not an HTTP/1.1 request: {error}")
 
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Java's client offers h2c with every request; a server may ignore that, but httptools then skips the body.
+
+        So the request is parsed again without the offer.
+        """
+        method = self._parser.get_method()
+        self._parser = httptools.HttpRequestParser(self)
+        if method == b"CONNECT":
+            self._refuse(400, "CONNECT is not possible: this is not a proxy")
+            return
+        tokens = {token.strip().lower() for token in self._headers.pop("connection", "").split(",")}
+        self._headers.pop("upgrade", None)
+        kept = [*self._headers.items(), ("connection", "close" if "close" in tokens else "keep-alive")]
+        head = "".join(f"{name}: {value}\r\n" for name, value in kept).encode("latin-1")
+        self._feed(method + b" " + self._url + b" HTTP/1.1\r\n" + head + b"\r\n" + rest)
+
     def on_message_begin(self) -> None:
         self._reset()
-        self._began, self._received = self._active, 0
+        self._began = self._active
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -170,7 +184,7 @@ class Connection(asyncio.Protocol):
             self._refuse(431, f"the request's head is larger than {self._limits.max_head_bytes} bytes")
         elif int(self._headers.get("content-length", 0)) > self._limits.max_body_bytes:
             self._too_large()
-        elif self._headers.get("expect", "").lower() == "100-continue" and not self._refused:
+        elif self._headers.get("expect", "").lower() == "100-continue" and not (self._refused or self._parser.should_upgrade()):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, chunk: bytes) -> None:
@@ -180,9 +194,9 @@ class Connection(asyncio.Protocol):
                 self._too_large()
 
     def on_message_complete(self) -> None:
-        self._began, self._received = None, 0
-        if self._refused:
+        if self._refused or self._parser.should_upgrade():
             return
+        self._began, self._received = None, 0
         path = self._url.partition(b"?")[0].decode("latin-1")
         request = Request(
             method=self._parser.get_method().decode("latin-1"),

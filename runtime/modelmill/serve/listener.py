@@ -10,8 +10,6 @@ from collections.abc import Callable
 
 from modelmill.serve.http import Connection, Handler, Limits
 
-SWEEP_SECONDS = 1.0
-
 
 class Listener:
     def __init__(self, handler: Handler, *, limits: Limits, unanswered: Callable[[int], None]) -> None:
@@ -38,7 +36,7 @@ class Listener:
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(self.limits.sweep_seconds)
             now = loop.time()
             for connection in tuple(self.connections):
                 connection.sweep(now)

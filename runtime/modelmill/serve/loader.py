@@ -1,6 +1,7 @@
 """From a service file to a model that can run: fetch and check the version, rebuild the module, put the weights in.
 
-torch is imported here and not earlier, so that the admin port answers within a fraction of a second of the start.
+torch is imported here and not earlier, so that the admin port answers within a fraction of a second of the start, and
+after the fetch, so that a version that is not there is told at once.
 What goes wrong says its cause (`modelmill.failures`): a digest that does not fit, a recipe that cannot be imported.
 """
 
@@ -16,16 +17,9 @@ if TYPE_CHECKING:
 
 def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
     """Call it in the executor's thread: torch keeps the number of threads by thread."""
-    with phases.timed("import"):
-        import torch
-
-        from modelmill.artifact.open import open_version
-        from modelmill.compress.apply import load_variant
-        from modelmill.serve.cpus import usable_cpus
-        from modelmill.serve.model import TorchModel
-
-        torch.set_num_threads(usable_cpus())
     with phases.timed("fetch"):
+        from modelmill.artifact.open import open_version
+
         opened = open_version(
             service.registry,
             namespace=service.namespace,
@@ -35,6 +29,14 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
             variant=service.variant,
             into=into,
         )
+    with phases.timed("import"):
+        import torch
+
+        from modelmill.compress.apply import load_variant
+        from modelmill.serve.cpus import usable_cpus
+        from modelmill.serve.model import TorchModel
+
+        torch.set_num_threads(usable_cpus())
     with phases.timed("load"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         module = load_variant(opened.build_module(), opened.weights).to(device)
