@@ -6,6 +6,7 @@ each write therefore leaves a token in the object's metadata, and a refusal whos
 """
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ _PART_BYTES = 16 << 20
 _MAX_PARTS = 9_000
 _CONCURRENT_PARTS = 4
 _REFUSED = ("PreconditionFailed", "412")
+_IN_FLIGHT = ("ConditionalRequestConflict", "OperationAborted")
+"""Another conditional write to the same object is not decided yet."""
+_PAUSES = (0.1, 0.3, 1.0, 3.0)
 _TOKEN = "modelmill-writer"
 
 
@@ -131,13 +135,17 @@ class S3Store:
     def _put(self, url: str, data: bytes, **condition: str) -> bool:
         """Whether the object was written; False when the condition did not hold."""
         token = uuid.uuid4().hex
-        try:
-            self._call("put_object", url, Body=data, Metadata={_TOKEN: token}, **condition)
-        except OSError as error:
-            if not condition or (_code(error) not in _REFUSED and not isinstance(error, FileExistsError)):
-                raise
-            return self._written_by(url) == token
-        return True
+        for pause in (*_PAUSES, None):
+            try:
+                self._call("put_object", url, Body=data, Metadata={_TOKEN: token}, **condition)
+                return True
+            except OSError as error:
+                if condition and (_code(error) in _REFUSED or isinstance(error, FileExistsError)):
+                    return self._written_by(url) == token
+                if _code(error) not in _IN_FLIGHT or pause is None:
+                    raise
+                time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
 
     def _written_by(self, url: str) -> str | None:
         try:
