@@ -1,0 +1,65 @@
+"""The cluster that `make cluster` brought up, the chart with the images that `make images` built, a namespace a module.
+
+Nothing is faked here: real kubelet, real pods, the operator installed by Helm. Figures named in the project's promises are
+collected by `must` and written to the file that the variable JSON names.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.demo import install, kube
+from tests.cluster import build, builtin, foreign
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+Record = Callable[[str, float, str], None]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> None:
+    """kubectl and helm of the local cluster for this process, and the chart installed."""
+    ours = foreign.kind_of_cluster() == "built-in"
+    os.environ["PATH"] = build.search_path()
+    os.environ["KUBECONFIG"] = str(builtin.plane().kubeconfig if ours else foreign.kubeconfig())
+    if ours:
+        builtin.addons().recycle_volumes()
+    install.install()
+
+
+@pytest.fixture(scope="session")
+def must() -> Iterator[Record]:
+    """Records a promised figure: must(name, value, unit)."""
+    found: list[dict[str, Any]] = []
+    yield lambda name, value, unit: found.append({"name": name, "value": value, "unit": unit})
+    if path := os.environ.get("JSON"):
+        Path(path).write_text(json.dumps({"must": found}, indent=1) + "\n")
+
+
+@pytest.fixture(scope="module")
+def space(request: pytest.FixtureRequest) -> Iterator[kube.Namespace]:
+    """A namespace with a volume for models; what was in it is printed when a test of the module failed."""
+    made = kube.Namespace(f"e2e-{request.module.__name__.rpartition('_')[2]}-{uuid.uuid4().hex[:4]}")
+    made.create()
+    made("apply", "-f", str(EXAMPLES / "digits" / "registry.yaml"))
+    failed_before = request.session.testsfailed
+    yield made
+    if request.session.testsfailed > failed_before:
+        _tell(made)
+    made.delete(wait=False)
+
+
+def _tell(space: kube.Namespace) -> None:
+    for arguments in (("get", "tj,msvc,jobs,pods,deployments", "-o", "wide"), ("get", "tj,msvc", "-o", "yaml"), ("get", "events")):
+        print(space(*arguments)[-8000:])
+    for pod in space.list("pods"):
+        name = pod["metadata"]["name"]
+        try:
+            print(f"--- {name}\n" + space("logs", name, "--tail=40"))
+        except kube.KubeError as error:
+            print(error)
+    print(kube.kubectl("-n", install.NAMESPACE, "logs", "deploy/modelmill-operator", "--all-pods", "--tail=80"))
