@@ -114,6 +114,7 @@ COMPONENTS = [
 _HOME = {program: component for component in COMPONENTS for program in component.programs}
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 EVERYTHING = tuple(_HOME)
+CLUSTER = tuple(name for name in EVERYTHING if name not in {"helm", "versitygw"})
 
 
 def program(name: str) -> Path:

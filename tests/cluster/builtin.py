@@ -44,7 +44,7 @@ def up() -> None:
         with step("packages"):
             packages.install()
         with step("programs"):
-            build.build()
+            build.build(build.CLUSTER)
         control, extras = plane(), addons()
         node = _node(control)
         control.start()
@@ -58,6 +58,8 @@ def up() -> None:
             wait_until(lambda: _node_ready(control), f"node ready (see {state() / 'kubelet.log'})", seconds=120)
         with step("cluster DNS and volumes"):
             extras.apply()
+        with step("programs for tests"):
+            build.build()
 
 
 def down() -> None:
@@ -70,9 +72,9 @@ def down() -> None:
         node = _node(control)
         control.stop_controllers()  # first: nobody replaces what goes away
         for name in _NODE_PROGRAMS:
-            control.programs.stop(name)
+            control.programs.stop(name, grace=3)
         control.stop()
-        control.programs.stop_all()
+        control.programs.stop_all(grace=3)
         node.clear()
 
 

@@ -111,8 +111,8 @@ class ControlPlane:
 
     def stop_controllers(self) -> None:
         """Ends the controller manager and the scheduler: nothing replaces a pod any more."""
-        self.programs.stop(CONTROLLERS)
-        self.programs.stop(SCHEDULER)
+        self.programs.stop(CONTROLLERS, grace=2)
+        self.programs.stop(SCHEDULER, grace=2)
 
     def kill9(self, name: str = API) -> None:
         """Kills a program at once, as the kernel would."""
@@ -131,7 +131,7 @@ class ControlPlane:
         """Ends every program, leaving the data."""
         self.stop_controllers()
         self.stop_apiserver()
-        self.programs.stop(ETCD)
+        self.programs.stop(ETCD, grace=2)
 
     def kubectl(self, *arguments: str, given: str | None = None) -> str:
         """Runs kubectl as the administrator, with `given` as its input; a failure is raised with its own words."""

@@ -24,6 +24,7 @@ from tests.cluster.process import ClusterError, Programs, http_status
 PAUSE_IMAGE = "localhost/pause:1"
 _RUN = Path("/run/modelmill")  # sockets and mounts: a short path, gone after a reboot
 SOCKET = _RUN / "containerd.sock"
+_NETWORK = "modelmill"
 _NFT_TABLES = ("ip modelmill", "ip kube-proxy", "ip6 kube-proxy")
 
 
@@ -88,6 +89,8 @@ class Node:
         for log in Path("/var/log/containers").glob("*.log"):
             if str(log.readlink()).startswith(f"{self.folder}/"):
                 log.unlink()
+        for result in Path("/var/lib/cni/results").glob(f"{_NETWORK}-*"):
+            result.unlink()
         _remove_cgroups()
         for place in (self.folder, _RUN):
             if place.exists():
@@ -100,7 +103,7 @@ class Node:
             "ranges": [[{"subnet": config.POD_RANGE_OF_NODE}]],
             "routes": [{"dst": "0.0.0.0/0"}],
         }
-        return {"cniVersion": "0.4.0", "name": "modelmill", "plugins": [{"type": "ptp", "ipam": addresses}]}
+        return {"cniVersion": "0.4.0", "name": _NETWORK, "plugins": [{"type": "ptp", "ipam": addresses}]}
 
     def _containerd_settings(self) -> str:
         return f"""\
@@ -157,6 +160,7 @@ state = "{_RUN}/containerd"
             "imageGCHighThresholdPercent": 100,  # never: nobody could pull again what was imported
             "imageGCLowThresholdPercent": 99,
             "serializeImagePulls": False,
+            "makeIPTablesUtilChains": False,  # only kube-proxy's iptables mode wants them, and they would stay behind
             "maxPods": 110,
         }
 

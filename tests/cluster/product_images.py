@@ -135,15 +135,22 @@ def _pushed(reference: str, place: str, *, local: bool) -> str:
 
 def _pull_on_node(reference: str) -> None:
     """The first pod would wait for this otherwise."""
-    known = subprocess.run(ctr("images", "list", "--quiet"), capture_output=True, text=True, check=True).stdout.split()
+    known = _ctr("images", "list", "--quiet").split()
     if reference not in known:
         with step(f"pull {reference} on the node"):
-            subprocess.run(ctr("images", "pull", "--plain-http", reference), stdout=subprocess.DEVNULL, check=True)
+            _ctr("images", "pull", "--plain-http", reference)
     repository, _, _ = reference.rpartition(":")
     kept = {tag.rpartition(":")[2] for tag in find_builder().tags(f"{_LOCAL}/{repository.rpartition('/')[2]}")}
     old = [name for name in known if name.rpartition(":")[0] == repository and name.rpartition(":")[2] not in kept]
     if old:
-        subprocess.run(ctr("images", "remove", *old), stdout=subprocess.DEVNULL, check=True)
+        _ctr("images", "remove", *old)
+
+
+def _ctr(*arguments: str) -> str:
+    ended = subprocess.run(ctr(*arguments), capture_output=True, text=True, check=False)
+    if ended.returncode != 0:
+        raise ClusterError(f"ctr {' '.join(arguments)} failed: {ended.stderr.strip()}")
+    return ended.stdout
 
 
 def _base(builder: Builder) -> str:
