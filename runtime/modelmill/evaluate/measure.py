@@ -43,8 +43,7 @@ def _build(task: Task, recipe: Recipe) -> nn.Module:
         return recipe.model()
     from modelmill.artifact import program
 
-    module: nn.Module = program.load(Path(task.program)).module()
-    return module
+    return program.build_module(program.load(Path(task.program)))
 
 
 def _first_row(data: "Dataset[tuple[torch.Tensor, torch.Tensor]]") -> torch.Tensor:
