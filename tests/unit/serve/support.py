@@ -16,7 +16,7 @@ import uvloop
 from modelmill.contract.servicefile import Batcher, ServiceFile
 from modelmill.serve.model import TorchModel
 from modelmill.serve.phases import Phases
-from modelmill.serve.server import Server
+from modelmill.serve.server import Load, Server
 from modelmill.signature import Signature, Tensor
 
 T = TypeVar("T")
@@ -116,6 +116,7 @@ def running(
     *,
     signature: Signature = DOUBLE,
     load: bool = True,
+    loader: Load | None = None,
     batcher_rows: int = 32,
     **changes: Any,
 ) -> Iterator[Running]:
@@ -132,7 +133,7 @@ def running(
     thread.start()
 
     async def start() -> Server:
-        server = Server(file, load=loaded)
+        server = Server(file, load=loader or loaded)
         await server.start("127.0.0.1")
         if load:
             await server.load()
