@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from tests.cluster import build, builtin, foreign, packages
+from tests.cluster.addons import Addons
 from tests.cluster.controlplane import control_plane
 from tests.cluster.process import ClusterError
 
@@ -56,6 +57,12 @@ def run_control_plane() -> None:
         threading.Event().wait()
 
 
+def _addons() -> Addons:
+    if foreign.kind_of_cluster() != "built-in":
+        raise ClusterError("only the built-in cluster has a pool of volumes and GPUs that are played")
+    return builtin.addons()
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
@@ -71,10 +78,10 @@ def main() -> None:
     for name, act in simple.items():
         commands.add_parser(name, help=act.__doc__).set_defaults(act=lambda _, act=act: act())
     recycle = commands.add_parser("recycle-volumes", help="Wipes released volumes and offers them again.")
-    recycle.set_defaults(act=lambda _: print(f"{builtin.addons().recycle_volumes()} volumes recycled"))
+    recycle.set_defaults(act=lambda _: print(f"{_addons().recycle_volumes()} volumes recycled"))
     gpus = commands.add_parser("gpus", help="Makes the node offer this many GPUs (0: none).")
     gpus.add_argument("count", type=int)
-    gpus.set_defaults(act=lambda given: builtin.addons().set_gpus(given.count))
+    gpus.set_defaults(act=lambda given: _addons().set_gpus(given.count))
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:

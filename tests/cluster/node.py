@@ -125,6 +125,7 @@ state = "{_RUN}/containerd"
 [plugins."io.containerd.cri.v1.runtime".cni]
   bin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
   conf_dir = "{self.folder}/cni"
+  use_internal_loopback = true
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import builtin, config
+from tests.cluster import builtin, config, foreign
 from tests.cluster.addons import BUSYBOX_IMAGE
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.process import wait_until
@@ -21,6 +21,8 @@ NON_ROOT = {"runAsUser": 65532, "runAsGroup": 65532, "runAsNonRoot": True}
 
 @pytest.fixture(scope="module")
 def plane() -> ControlPlane:
+    if foreign.kind_of_cluster() != "built-in":
+        pytest.skip("this is about the built-in cluster, and another one is used")
     running = builtin.plane()
     if not running.kubeconfig.exists() or running.get("/readyz") is None:
         pytest.fail("the local cluster is not up: make cluster")
