@@ -9,8 +9,8 @@ def configure(*, level: str, as_json: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # kopf tells every event of every object; what it does is our own store's business.
-    logging.getLogger("kopf").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    # kopf tells every event of every object, and each error of a watch a dozen times; the engine tells it once.
+    logging.getLogger("kopf").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
 
 
 class _Json(logging.Formatter):

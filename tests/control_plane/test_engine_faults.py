@@ -107,7 +107,7 @@ def gone(plane: ControlPlane) -> None:
         time.sleep(10)
         between.fault = lambda request: None
         is_fine(plane, "gone", running, seconds=60)
-        wait_until(lambda: running.metric("trainingjobs") == 3, "ghosts are gone from the store", seconds=30)
+        wait_until(lambda: running.metric("trainingjobs") == 4, "ghosts are gone from the store", seconds=30)
 
 
 def unauthorized(plane: ControlPlane) -> None:

@@ -52,7 +52,7 @@ class Watcher:
     ) -> None:
         self._settings, self._deliver, self._restarted = settings, deliver, restarted
         self._usable = usable
-        self._stop = threading.Event()
+        self._stop: Callable[[], object] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._beat = time.monotonic()
 
@@ -93,29 +93,32 @@ class Watcher:
             with suppress(RuntimeError):  # the process ends: nobody waits any more
                 self._loop.call_soon_threadsafe(tell, error)
 
-        self._stop.clear()
         # A daemon: it writes nothing, so it need not be waited for when the process ends.
         threading.Thread(target=thread, name="kopf", daemon=True).start()
         try:
             await ended
         finally:
-            self._stop.set()
+            self._stop()
 
     async def _kopf(self) -> None:
         # When a watch fails, kopf ends with its error, which is logged once; each task that fails with it would tell it again.
         asyncio.get_running_loop().set_exception_handler(lambda _, context: logger.debug("kopf: %s", context["message"]))
         # Begun before kopf, so kopf leaves it alone.
         beat = asyncio.create_task(self._keep_beating())
+        # Not a threading.Event: kopf would wait for it in a thread that nothing ends when kopf fails by itself.
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._stop = lambda: loop.call_soon_threadsafe(stop.set)
         scope: Any = {"namespaces": self._settings.namespaces} if self._settings.namespaces else {"clusterwide": True}
         try:
             await kopf.operator(
                 registry=self._registry(),
                 settings=kopf_settings(self._settings),
                 standalone=True,
-                stop_flag=self._stop,
+                stop_flag=stop,
                 **scope,
             )
         finally:
+            self._stop = lambda: None
             beat.cancel()
 
     async def _keep_beating(self) -> None:
