@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 import uvloop
 
@@ -57,12 +58,10 @@ def report(error: Exception, *, path: str = names.PATH_TERMINATION) -> int:
     log.error("serving is not possible", exc_info=error)
     failure = failures.describe(error)
     fatal = failure.fatal or isinstance(error, codec.ContractError)
-    try:
-        result.write(
-            result.StageResult(stage="serve", ok=False, reason=failure.reason, message=failure.message, fatal=fatal), path=path
-        )
-    except OSError as trouble:
-        log.warning("the termination message cannot be written: %s", trouble)
+    # The kubelet puts the file there; where it is not, this is no pod.
+    if Path(path).exists():
+        outcome = result.StageResult(stage="serve", ok=False, reason=failure.reason, message=failure.message, fatal=fatal)
+        result.write(outcome, path=path)
     return names.EXIT_FATAL if fatal else 1
 
 

@@ -32,6 +32,10 @@ class MethodNotAllowed(Refusal):
     status = 405
 
 
+class UnsupportedEncoding(Refusal):
+    status = 415
+
+
 class ModelFailed(Refusal):
     """The module itself raised on these rows, also when they were run alone."""
 

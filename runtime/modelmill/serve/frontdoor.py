@@ -13,7 +13,7 @@ from modelmill.observe.concurrency import Concurrency
 from modelmill.observe.logs import AccessLog
 from modelmill.observe.metrics import Metrics
 from modelmill.serve.auth import ApiKeys
-from modelmill.serve.errors import Refusal, Unauthorized
+from modelmill.serve.errors import Refusal, Unauthorized, UnsupportedEncoding
 from modelmill.serve.http import CLIENT_GONE, Handler, Request, Response, error_response
 from modelmill.serve.router import Route, Router
 
@@ -39,6 +39,7 @@ class FrontDoor:
             route, values = self._router.find(request)
             protocol = route.protocol
             if route.inference:
+                _refuse_encoded(request)
                 return self._infer(route, request, values, began)
             answer = route.endpoint(request, values)
             assert isinstance(answer, Response)
@@ -79,6 +80,12 @@ class FrontDoor:
         self._metrics.requests.labels("none", status).inc()
         if status == CLIENT_GONE:
             self._metrics.cancelled.inc()
+
+
+def _refuse_encoded(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedEncoding(f"Content-Encoding {encoding[:40]!r} is not supported: send the body as it is")
 
 
 def plain_handler(routes: tuple[Route, ...]) -> Handler:

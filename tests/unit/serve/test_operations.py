@@ -208,6 +208,7 @@ def certificate(files: Tls, *, name: str) -> None:
 
 def test_a_failed_start_leaves_its_reason_for_the_operator(tmp_path: Path) -> None:
     path = str(tmp_path / "termination")
+    Path(path).touch()
     assert report(ImportError("No module named 'torchtext'"), path=path) == EXIT_FATAL
     left = result.read(Path(path).read_text())
     assert left

@@ -178,6 +178,11 @@ def test_a_wrong_length_of_the_json_header_is_refused(server: Running) -> None:
         assert (status, BINARY in answer["error"]) == (400, True)
 
 
+def test_a_compressed_body_is_refused_with_415(server: Running) -> None:
+    status, answer = server.ask("POST", PREDICT, b"abc", headers={"Content-Encoding": "gzip"})
+    assert (status, "'gzip' is not supported" in answer["error"]) == (415, True)
+
+
 def test_bytes_that_no_input_announced_are_refused(server: Running) -> None:
     header = json.dumps({"inputs": [x()]}).encode()
     status, answer = server.ask("POST", INFER, header + b"1234", headers={BINARY: str(len(header))})
