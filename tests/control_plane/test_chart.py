@@ -228,7 +228,8 @@ def test_the_operator_s_rights_are_enough_for_what_it_does(operator: ControlPlan
 
     wait_until(lambda: children("pods", "trainingjob") != "", "a worker", seconds=60)
     wait_until(lambda: children("jobs", "modelservice") != "", "a resolve Job", seconds=60)
-    wait_until(lambda: "True" in operator.kubectl("get", "tj", "-n", "b", "-o", "jsonpath={..status}"), "a status", seconds=60)
+    written = ("get", "tj,msvc", "-n", "b", "-o", "jsonpath={.items[*].status.observedGeneration}")
+    wait_until(lambda: operator.kubectl(*written) == "1 1", "the status of both", seconds=60)
     leader = ("get", "pods", "-n", NAMESPACE, "-l", "modelmill.io/leader=true", "-o", "name")
     wait_until(lambda: operator.kubectl(*leader) != "", "the leader's label", seconds=30)
     own = [event for event in operator.audit_events() if event["user"]["username"] == ACCOUNT]
