@@ -41,8 +41,8 @@ class Builder:
         return self._try("inspect", "--type", "image", reference)
 
     def pull(self, reference: str) -> bool:
-        """Fetches an image; False when it cannot be had, with the reason printed."""
-        return self._try("pull", reference, aloud=True)
+        """Fetches an image; False when it cannot be had."""
+        return self._try("pull", reference)
 
     def tags(self, repository: str) -> list[str]:
         """The references of a repository's images in the store, newest first."""
@@ -72,11 +72,8 @@ class Builder:
     def _output(self, *arguments: str) -> str:
         return subprocess.run([*self.command, *arguments], capture_output=True, text=True, check=True).stdout
 
-    def _try(self, *arguments: str, aloud: bool = False) -> bool:
-        ended = subprocess.run([*self.command, *arguments], capture_output=True, text=True, check=False)
-        if aloud and ended.returncode != 0:
-            print((ended.stderr.strip().splitlines() or [f"{self.name} {arguments[0]} failed"])[-1])
-        return ended.returncode == 0
+    def _try(self, *arguments: str) -> bool:
+        return subprocess.run([*self.command, *arguments], capture_output=True, check=False).returncode == 0
 
 
 def find_builder() -> Builder:

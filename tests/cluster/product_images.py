@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import build, config, foreign
+from tests.cluster import build, config, foreign, registry
 from tests.cluster.builder import Builder, find_builder
 from tests.cluster.node import ctr
 from tests.cluster.process import ClusterError, http_status, step
@@ -70,27 +70,26 @@ def references() -> dict[str, str]:
 def make(*, base: str, flavor: str, torch_index: str) -> dict[str, str]:
     """Builds what is missing; returns name -> reference in the builder's store."""
     builder = find_builder()
-    with _only_one():
-        chosen = base or _base(builder)
-        made = {}
-        for image in IMAGES:
-            arguments = {"BASE": chosen}
-            if image.name == "runtime":
-                arguments |= {"FLAVOR": flavor, "TORCH_INDEX": torch_index}
-            made[image.name] = _make(image, builder, arguments)
-        _prune(builder)
+    chosen = base or _base(builder)
+    made = {}
+    for image in IMAGES:
+        arguments = {"BASE": chosen}
+        if image.name == "runtime":
+            arguments |= {"FLAVOR": flavor, "TORCH_INDEX": torch_index}
+        made[image.name] = _make(image, builder, arguments)
+    _prune(builder)
     return made
 
 
 def _make(image: Image, builder: Builder, arguments: dict[str, str]) -> str:
-    below = _digest([image.file, *image.dependencies], json.dumps(arguments))
-    whole = _digest(image.code, below)
+    context = _context(image)  # first: what is digested must be what is built, also while somebody edits
+    below = _digest(context, [image.file, *image.dependencies], json.dumps(arguments))
+    whole = _digest(context, image.code, below)
     # Tagged on its own: as long as the tag stands, the cache keeps the layers that took minutes.
     dependencies, reference = f"{_LOCAL}/{image.name}-dependencies:{below}", f"{_LOCAL}/{image.name}:{whole}"
     if builder.exists(reference):
         print(f"image {image.name}:{whole} is up to date")
         return reference
-    context = _context(image)
     if not builder.exists(dependencies):
         with step(f"{image.name}: dependencies ({builder.name})"):
             builder.build(dependencies, context=context, file=image.file, arguments=arguments, target="dependencies")
@@ -101,10 +100,10 @@ def _make(image: Image, builder: Builder, arguments: dict[str, str]) -> str:
 
 def deliver(made: dict[str, str], *, required: bool) -> None:
     """Brings the images to where the cluster finds them; without a cluster it says so, or fails when `required`."""
-    registry = os.environ.get("MODELMILL_REGISTRY", "")
+    users = os.environ.get("MODELMILL_REGISTRY", "")
     kind = foreign.kind_of_cluster()
-    if registry:
-        placed = {name: _pushed(reference, registry, local=False) for name, reference in made.items()}
+    if users:
+        placed = {name: _pushed(reference, users, local=False) for name, reference in made.items()}
     elif kind == "kind":
         for reference in made.values():
             with step(f"load {reference} into kind"):
@@ -115,6 +114,7 @@ def deliver(made: dict[str, str], *, required: bool) -> None:
         placed = {name: _pushed(reference, place, local=True) for name, reference in made.items()}
         for reference in placed.values():
             _pull_on_node(reference)
+            _forget_old(reference)
     else:
         reason = "set MODELMILL_REGISTRY to a registry that it pulls from" if kind == "context" else "run `make cluster` first"
         if required:
@@ -135,13 +135,19 @@ def _pushed(reference: str, place: str, *, local: bool) -> str:
 
 def _pull_on_node(reference: str) -> None:
     """The first pod would wait for this otherwise."""
-    known = _ctr("images", "list", "--quiet").split()
-    if reference not in known:
+    if reference not in _ctr("images", "list", "--quiet").split():
         with step(f"pull {reference} on the node"):
             _ctr("images", "pull", "--plain-http", reference)
-    repository, _, _ = reference.rpartition(":")
-    kept = {tag.rpartition(":")[2] for tag in find_builder().tags(f"{_LOCAL}/{repository.rpartition('/')[2]}")}
-    old = [name for name in known if name.rpartition(":")[0] == repository and name.rpartition(":")[2] not in kept]
+
+
+def _forget_old(reference: str) -> None:
+    """What the builder has no more, the registry and the node need no more."""
+    repository = reference.rpartition(":")[0]
+    name = repository.rpartition("/")[2]
+    kept = {tag.rpartition(":")[2] for tag in find_builder().tags(f"{_LOCAL}/{name}")}
+    registry.forget(f"modelmill/{name}", all_but=kept)
+    known = _ctr("images", "list", "--quiet").split()
+    old = [found for found in known if found.rpartition(":")[0] == repository and found.rpartition(":")[2] not in kept]
     if old:
         _ctr("images", "remove", *old)
 
@@ -160,6 +166,7 @@ def _base(builder: Builder) -> str:
         return made
     if builder.exists(_DEFAULT_BASE) or builder.pull(_DEFAULT_BASE):
         return _DEFAULT_BASE
+    print(f"{_DEFAULT_BASE} cannot be pulled: the base is made from Debian's packages")
     if shutil.which("mmdebstrap") is None:
         raise ClusterError(f"{_DEFAULT_BASE} cannot be pulled: give BASE=<an image with Python 3.11>, or install mmdebstrap")
     context = _workplace("base")
@@ -179,7 +186,7 @@ def _base(builder: Builder) -> str:
 def _context(image: Image) -> Path:
     """A copy of the image's sources alone: same bytes, modes and times in every checkout, or no cache would ever match."""
     context = _workplace(image.name)
-    for path in (*_files([image.file, *image.dependencies, *image.code]),):
+    for path in _files(CHECKOUT, [image.file, *image.dependencies, *image.code]):
         target = context / path.relative_to(CHECKOUT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
@@ -198,24 +205,24 @@ def _workplace(name: str) -> Path:
     return place
 
 
-def _files(paths: Iterable[str]) -> Iterator[Path]:
+def _files(root: Path, paths: Iterable[str]) -> Iterator[Path]:
     for name in paths:
-        path = CHECKOUT / name
+        path = root / name
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
         yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
-def _digest(paths: Iterable[str], *more: str) -> str:
-    digest = hashlib.sha256("\0".join(more).encode())
-    for path in _files(paths):
-        digest.update(f"\0{path.relative_to(CHECKOUT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+def _digest(root: Path, paths: Iterable[str], more: str) -> str:
+    digest = hashlib.sha256(more.encode())
+    for path in _files(root, paths):
+        digest.update(f"\0{path.relative_to(root)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 
 
 def _prune(builder: Builder) -> None:
     """Keeps the newest few: other checkouts share the store."""
     for image in IMAGES:
-        for repository, kept in ((image.name, 4), (f"{image.name}-dependencies", 2)):
+        for repository, kept in ((image.name, 8), (f"{image.name}-dependencies", 2)):
             for reference in builder.tags(f"{_LOCAL}/{repository}")[kept:]:
                 builder.remove(reference)
 
@@ -244,8 +251,9 @@ def main() -> None:
     given = parser.parse_args()
     started = time.monotonic()
     try:
-        made = make(base=given.base, flavor=given.flavor, torch_index=given.torch_index)
-        deliver(made, required=given.push)
+        with _only_one():
+            made = make(base=given.base, flavor=given.flavor, torch_index=given.torch_index)
+            deliver(made, required=given.push)
     except ClusterError as error:
         sys.exit(str(error))
     print(f"images: {time.monotonic() - started:.1f} s")
