@@ -68,9 +68,7 @@ class Tally:
             self._seen = torch.zeros(classes, dtype=torch.bool)
         outside = targets[(targets < 0) | (targets >= classes)]
         if len(outside):
-            raise EvaluationError(
-                f"data.test: target {int(outside[0])} is none of the model's {classes} classes, 0 to {classes - 1}"
-            )
+            raise EvaluationError(f"data.test: target {int(outside[0])} is not a class of the model, 0 to {classes - 1}")
         self._seen[targets] = True
         for metric in self._sums.values():
             metric.update(scores, targets)
@@ -81,7 +79,7 @@ class Tally:
 
 
 def probabilities(outputs: torch.Tensor) -> torch.Tensor:
-    """Class probabilities [N, C] in double precision, in which large scores do not become ties."""
+    """Class probabilities [N, C] in double precision: in single, scores above 17 would tie."""
     if outputs.dim() == 1 or outputs.shape[1] == 1:
         second = outputs.reshape(-1).double().sigmoid()
         return torch.stack([1 - second, second], dim=1)
