@@ -6,7 +6,7 @@ still accepted until `stop_accepting`, because endpoints take seconds to leave e
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from modelmill.serve.http import Connection, Handler, Limits
 
@@ -22,12 +22,12 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
-    async def start(self, host: str, *, port: int, tls: ssl.SSLContext | None = None) -> int:
+    async def start(self, hosts: Sequence[str], *, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listens, and says on which port (0 asks for a free one)."""
         loop = asyncio.get_running_loop()
         handshake = 10.0 if tls else None
         self._server = await loop.create_server(
-            lambda: Connection(self), host, port, ssl=tls, backlog=1024, ssl_handshake_timeout=handshake
+            lambda: Connection(self), list(hosts), port, ssl=tls, backlog=1024, ssl_handshake_timeout=handshake
         )
         self._sweeper = loop.create_task(self._sweep())
         bound: int = self._server.sockets[0].getsockname()[1]

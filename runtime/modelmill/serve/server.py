@@ -8,14 +8,12 @@ The model comes from a function, so that the same server serves an artifact in a
 """
 
 import asyncio
-import os
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from modelmill.contract import names
 from modelmill.contract.servicefile import ServiceFile
 from modelmill.observe.concurrency import Concurrency
 from modelmill.observe.metrics import Metrics
@@ -39,6 +37,8 @@ if TYPE_CHECKING:
     from modelmill.serve.model import TorchModel
 
 CERTIFICATE_LOOK_SECONDS = 10.0
+IPV6_ADDRESSES = Path("/proc/net/if_inet6")
+"""Not there or empty where the kernel has no IPv6."""
 
 
 class Load(Protocol):
@@ -73,12 +73,12 @@ class Server:
         self.port = service.port
         self.admin_port = service.admin_port
 
-    async def start(self, host: str | None = None) -> None:
-        # A pod of an IPv6 or dual-stack cluster listens on both families through "::".
-        host = host or ("::" if ":" in os.environ.get(names.ENV_POD_IP, "") else "0.0.0.0")
-        self.admin_port = await self._side.start(host, port=self.service.admin_port)
+    async def start(self, hosts: Sequence[str] = ()) -> None:
+        """Opens the ports on these addresses; on all there are unless told."""
+        hosts = hosts or _every_address()
+        self.admin_port = await self._side.start(hosts, port=self.service.admin_port)
         tls = self._certificate.context if self._certificate else None
-        self.port = await self._main.start(host, port=self.service.port, tls=tls)
+        self.port = await self._main.start(hosts, port=self.service.port, tls=tls)
         if self._certificate:
             self._spawn(_every(CERTIFICATE_LOOK_SECONDS, self._certificate.refresh))
 
@@ -124,6 +124,11 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, self._main.close(), self._side.close(), return_exceptions=True)
         self._executor.stop()
+
+
+def _every_address() -> tuple[str, ...]:
+    # One socket a family: the loop makes IPv6 sockets that do not take IPv4.
+    return ("0.0.0.0", "::") if IPV6_ADDRESSES.exists() and IPV6_ADDRESSES.read_text() else ("0.0.0.0",)
 
 
 def _alive(request: Request, values: object) -> Response:

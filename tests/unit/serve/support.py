@@ -134,7 +134,7 @@ def running(
 
     async def start() -> Server:
         server = Server(file, load=loader or loaded)
-        await server.start("127.0.0.1")
+        await server.start(("127.0.0.1",))
         if load:
             await server.load()
         return server

@@ -39,7 +39,7 @@ def listening(limits: Limits = LIMITS) -> Iterator[tuple[Address, Listener, list
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     listener = Listener(echo, limits=limits, unanswered=unanswered.append)
-    port = asyncio.run_coroutine_threadsafe(listener.start("127.0.0.1", port=0), loop).result(10)
+    port = asyncio.run_coroutine_threadsafe(listener.start(("127.0.0.1",), port=0), loop).result(10)
     try:
         yield ("127.0.0.1", port), listener, unanswered
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.load import Load
+from benchmarks.load import REFUSED, Load
 from modelmill.contract import codec, result
 from modelmill.contract.names import EXIT_FATAL
 from modelmill.contract.servicefile import Tls
@@ -102,18 +102,21 @@ def test_drain_under_load_fails_nobody() -> None:
         time.sleep(0.01)
         return x * 2
 
-    with running(slow) as old, running(slow) as new:
-        load = Load(f"http://127.0.0.1:{old.server.port}{PREDICT}", body=BODY, connections=16)
-        threading.Timer(0.5, lambda: setattr(load, "_port", new.server.port)).start()
+    with running(slow) as server:
+        load = Load(f"http://127.0.0.1:{server.server.port}{PREDICT}", body=BODY, connections=16)
         drained: list[int] = []
-        threading.Timer(0.5, lambda: drained.append(old.on_loop(old.server.drain(propagation_seconds=0.5)))).start()
-        outcome = asyncio.run(load.run(2.0))
-        assert outcome.failed == 0
+
+        def leave() -> None:
+            drained.append(server.on_loop(server.server.drain(propagation_seconds=0.5)))
+            load.stop()
+
+        threading.Timer(0.5, leave).start()
+        outcome = asyncio.run(load.run(30))
         assert drained == [0]
-        assert new.metric("inferences_total") > 10
-        assert old.admin("/readyz") == (503, {"error": "the server is draining"})
-        with pytest.raises(ConnectionRefusedError):
-            old.ask("GET", "/v2")
+        # In a cluster, connections after the port closed go to other pods: endpoints have left by then.
+        assert outcome.codes.keys() <= {"200", REFUSED}
+        assert outcome.ok == server.requests_by_code()["200"] > 50
+        assert server.admin("/readyz") == (503, {"error": "the server is draining"})
 
 
 def test_requests_in_flight_are_finished_and_new_ones_still_answered_while_draining() -> None:
@@ -173,7 +176,8 @@ def test_a_changed_key_file_counts_without_a_restart(tmp_path: Path) -> None:
         assert code("old") == 401
 
 
-def test_tls_serves_and_takes_a_new_certificate(tmp_path: Path) -> None:
+def test_tls_serves_and_takes_a_new_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelmill.serve.server.CERTIFICATE_LOOK_SECONDS", 0.1)
     files = Tls(certificate_file=str(tmp_path / "tls.crt"), key_file=str(tmp_path / "tls.key"))
     certificate(files, name="localhost")
     with running(tls=files) as server:
@@ -184,13 +188,19 @@ def test_tls_serves_and_takes_a_new_certificate(tmp_path: Path) -> None:
         connection.request("POST", PREDICT, body=b"x" * 20_000_000)
         assert connection.getresponse().status == 413
         connection.close()
-        assert server.server._certificate
         certificate(files, name="localhost")
-        server.server._certificate.refresh()
         renewed = ssl.create_default_context(cafile=files.certificate_file)
-        connection = http.client.HTTPSConnection("localhost", server.server.port, context=renewed, timeout=10)
+        assert eventually(lambda: greets(server.server.port, renewed))
+
+
+def greets(port: int, trusted: ssl.SSLContext) -> bool:
+    connection = http.client.HTTPSConnection("localhost", port, context=trusted, timeout=10)
+    try:
         connection.request("GET", "/v2")
-        assert connection.getresponse().status == 200
+        return connection.getresponse().status == 200
+    except ssl.SSLCertVerificationError:
+        return False
+    finally:
         connection.close()
 
 
