@@ -33,7 +33,7 @@ def running(kubeconfig: Path) -> Iterator[str]:
         configuration = Path(folder) / "prometheus.yaml"
         configuration.write_text(json.dumps(_configuration(kubeconfig)))
         command = [
-            shutil.which("prometheus") or "prometheus",
+            "prometheus",
             f"--config.file={configuration}",
             f"--web.listen-address={address}",
         ]
