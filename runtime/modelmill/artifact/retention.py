@@ -16,10 +16,10 @@ WORKSPACE_AFTER = timedelta(days=30)
 
 
 def prune(registry: Registry, model: str, *, keep: int, now: datetime | None = None) -> list[int]:
-    """Removes what is not kept; tells which versions went."""
+    """Removes what is not kept (0 keeps all versions); tells which versions went."""
     now = now or datetime.now(UTC)
     versions = registry.versions(model)
-    kept = set(versions[-max(keep, 1) :])
+    kept = set(versions[-keep:])  # -0 means from the first: all
     for channel in registry.channels(model).values():
         kept |= channel.kept()
     removed = [version for version in versions if version not in kept]

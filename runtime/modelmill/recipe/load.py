@@ -51,5 +51,5 @@ def _forget(folder: Path) -> None:
         sys.path.remove(str(folder))
     for name, module in list(sys.modules.items()):
         origin = getattr(module, "__file__", None)
-        if origin and Path(origin).is_relative_to(folder):
+        if origin and origin.startswith(f"{folder}/"):
             del sys.modules[name]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.artifact import digests, manifest
@@ -50,6 +50,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
+@settings(max_examples=40, deadline=None)
 @given(manifests())
 def test_what_is_written_is_read_back_the_same(written: Manifest) -> None:
     data = manifest.encode(written)
@@ -58,6 +59,7 @@ def test_what_is_written_is_read_back_the_same(written: Manifest) -> None:
     assert manifest.encode(read) == data
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=6000), st.data())
 def test_a_changed_byte_is_found_in_its_chunk(content: bytes, data: st.DataObject) -> None:
     file = digests.describe(io.BytesIO(content), path="f", chunk_bytes=1024)
