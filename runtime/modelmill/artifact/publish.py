@@ -19,6 +19,7 @@ from modelmill.artifact import code, digests, manifest, retention
 from modelmill.artifact.errors import ClaimLost, NotPublishable
 from modelmill.artifact.manifest import RECIPE, Code, File, Lineage, Manifest, Variant
 from modelmill.artifact.registry import Claim, Committed, Registry
+from modelmill.artifact.select import DENSE
 from modelmill.contract import codec
 from modelmill.contract.jobfile import JobFile
 from modelmill.contract.result import Published, StageResult, VariantResult
@@ -138,6 +139,9 @@ def _publish_code(job: JobFile, target: str) -> tuple[Code, list[File]]:
 
 def _publish_variant(job: JobFile, name: str, target: str, figures: Figures) -> tuple[Variant, File]:
     source = workspace.variant_uri(job, name)
+    if name == DENSE and not storage.exists(source):
+        # A job without an evaluate stage: the dense weights are where training left them.
+        source = workspace.dense_uri(job)
     if not storage.exists(source):
         raise NotPublishable(f"variant {name!r} passed, but its weights {source} are not there; run the compress stage again")
     file = copy_file(source, target, path=f"{name}.safetensors")

@@ -89,6 +89,16 @@ def test_only_what_passed_is_published_and_the_workspace_keeps_the_figures(tmp_p
     assert left == ["evaluation.json", "published.json"]
 
 
+def test_a_job_that_was_not_evaluated_publishes_the_weights_that_training_left(tmp_path: Path) -> None:
+    job = replace(job_in(tmp_path), passed=("dense",))
+    storage.remove(workspace.variant_uri(job, "dense"))
+    storage.remove(workspace.evaluation_uri(job))
+    result = publish.run(job)
+    assert result.published is not None, result.message
+    manifest = registry_of(job).read_manifest("digits", 1, digest=result.published.digest).manifest
+    assert [(variant.name, variant.bytes, variant.metrics) for variant in manifest.variants] == [("dense", 5000, {})]
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before the write", "after the write"])
 def test_killed_at_any_write_and_run_again_it_publishes_one_version(after: bool, tmp_path: Path) -> None:
     whole = job_in(tmp_path / "whole")
