@@ -28,7 +28,8 @@ def cluster() -> None:
     os.environ["KUBECONFIG"] = str(builtin.plane().kubeconfig if ours else foreign.kubeconfig())
     if ours:
         builtin.addons().recycle_volumes()
-    install.install()
+    # Progress is otherwise written every 10 s at most: too rarely to catch a short job in the middle.
+    install.install("settings.progress_interval=2")
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +55,11 @@ def space(request: pytest.FixtureRequest) -> Iterator[kube.Namespace]:
 
 
 def _tell(space: kube.Namespace) -> None:
-    for arguments in (("get", "tj,msvc,jobs,pods,deployments", "-o", "wide"), ("get", "tj,msvc", "-o", "yaml"), ("get", "events")):
+    for arguments in (
+        ("get", "tj,msvc,jobs,pods,deployments", "-o", "wide"),
+        ("get", "tj,msvc", "-o", "yaml"),
+        ("get", "events"),
+    ):
         print(space(*arguments)[-8000:])
     for pod in space.list("pods"):
         name = pod["metadata"]["name"]
