@@ -28,11 +28,10 @@ class _Quantised(nn.Module):
 
 class QuantLinear(_Quantised):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() == 2:
+            return kernels.int8_linear(x, self.weight, self.scale, self.bias)
         outputs, inputs = self.weight.shape
-        product = kernels.int8_linear(x.reshape(-1, inputs), self.weight, self.scale)
-        if self.bias is not None:
-            product += self.bias
-        return product.view(*x.shape[:-1], outputs)
+        return kernels.int8_linear(x.reshape(-1, inputs), self.weight, self.scale, self.bias).view(*x.shape[:-1], outputs)
 
 
 class QuantConv2d(_Quantised):
@@ -41,12 +40,8 @@ class QuantConv2d(_Quantised):
         self.stride, self.padding, self.dilation = like.stride, like.padding, like.dilation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        product = kernels.tiled_conv2d(
-            x, self.weight, self.scale, stride=self.stride, padding=self.padding, dilation=self.dilation
-        )
-        if self.bias is not None:
-            product += self.bias[:, None, None]
-        return product
+        weights = (self.weight, self.scale, self.bias)
+        return kernels.tiled_conv2d(x, *weights, stride=self.stride, padding=self.padding, dilation=self.dilation)
 
 
 def refusal(layer: nn.Module) -> str | None:

@@ -31,7 +31,8 @@ def published(evaluated: JobFile) -> None:
     assert result.ok, result.message
 
 
-def test_every_variant_is_measured_judged_and_written_down(tmp_path: Path) -> None:
+def test_every_variant_is_measured_judged_and_written_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     asked = job(tmp_path, variants=(DENSE, INT8), metrics=(), gates=(accuracy_gate(min=0.9), STABLE))
     compress_stage.run(replace(asked, stage="compress", variants=(INT8,)))
     result = stage.run(asked)
@@ -45,6 +46,9 @@ def test_every_variant_is_measured_judged_and_written_down(tmp_path: Path) -> No
     assert [codec.from_dict(VariantResult, each) for each in found["variants"]] == list(result.variants)
     assert all(each["latency"]["low"] <= each["latencyMillis"] <= each["latency"]["high"] for each in found["variants"])
     assert read(codec.dumps(result)) == result
+    lines = [line.split() for line in caplog.messages]
+    assert ["variant", "bytes", "accuracy", "recall", "f1", "auc", "loss", "latency", "ms", "(10-90%)", "verdict"] in lines
+    assert [line[2] for line in lines if line[-1] == "passed"] == ["1.0000", "1.0000"]
 
 
 def test_a_worse_model_is_refused_with_numbers(tmp_path: Path) -> None:
