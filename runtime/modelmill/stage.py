@@ -5,6 +5,7 @@ is left as the termination message; the exit code says whether trying again can 
 """
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -43,6 +44,7 @@ def perform(text: str) -> StageResult:
 
 
 def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     outcome = perform(os.environ.get(names.ENV_JOB, ""))
     if outcome.message:
         print(outcome.message, flush=True)
