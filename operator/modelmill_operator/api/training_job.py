@@ -98,7 +98,7 @@ class Strategy(Record, frozen=True, kw_only=True):
     """Every rank holds the whole model and sees its share of each batch; gradients are averaged (DDP: gloo on CPU, nccl
     on GPU)."""
     script: Gang | None = None
-    """The command in spec.script is started once a rank, with the environment that torchrun would give it."""
+    """The program in spec.script is started once a rank, with the environment that torchrun would give it."""
 
 
 class Checkpoint(Record, frozen=True, kw_only=True):
@@ -228,7 +228,7 @@ class TrainingJobSpec(RunsPods, frozen=True, kw_only=True):
     RULES: ClassVar = (
         exactly_one(
             ("recipe", "script"),
-            "spec needs exactly one of recipe (a Recipe class) and script (a command that torchrun would start)",
+            "spec needs exactly one of recipe (a Recipe class) and script (a program that torchrun would start)",
         ),
         Rule(
             "!has(self.strategy) || has(self.strategy.script) == has(self.script)",
@@ -284,8 +284,9 @@ class TrainingJobSpec(RunsPods, frozen=True, kw_only=True):
     recipe: Recipe | None = None
     """A class that says what the model, its data and its loss are. Exactly one of recipe and script. Cannot change."""
     script: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=64)] = ()
-    """Command of any program that torchrun could start, such as [python, /app/train.py]. It is trained only:
-    compressing, evaluating and publishing need a recipe. Cannot change."""
+    """What you would write after torchrun and its own options: a Python file and its arguments, such as [/app/train.py,
+    --epochs, "5"], or [-m, package.module]. It is trained only: compressing, evaluating and publishing need a recipe.
+    Cannot change."""
     data: Data = Data()
     """Data to train, validate and evaluate on. Cannot change."""
     strategy: Strategy | None = None

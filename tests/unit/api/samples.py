@@ -19,7 +19,7 @@ SCRIPT_JOB: dict[str, Any] = {
     "apiVersion": "modelmill.io/v1alpha1",
     "kind": "TrainingJob",
     "metadata": {"name": "script"},
-    "spec": {"model": {"name": "plain"}, "script": ["python", "/app/train.py"]},
+    "spec": {"model": {"name": "plain"}, "script": ["/app/train.py"]},
 }
 MODEL_SERVICE: dict[str, Any] = {
     "apiVersion": "modelmill.io/v1alpha1",

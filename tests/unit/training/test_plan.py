@@ -89,7 +89,7 @@ def test_a_gang_with_accelerators_is_preceded_by_a_check_without_them() -> None:
 
 
 def test_a_script_is_trained_and_nothing_more() -> None:
-    resource = job(script=["python", "train.py"], strategy={"script": {"workers": 2}})
+    resource = job(script=["train.py"], strategy={"script": {"workers": 2}})
     for field in ("recipe", "compression", "evaluation"):
         del resource["spec"][field]
     world = run(World(resource, plan))
