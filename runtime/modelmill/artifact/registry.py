@@ -8,6 +8,7 @@ last: only then does the version exist for anybody else. Numbers never come back
 manifest first, so that a version is whole or not there at all times.
 """
 
+import itertools
 import re
 import uuid
 from collections.abc import Callable
@@ -92,13 +93,14 @@ class Registry:
 
     def claim(self, model: str) -> Claim:
         """Takes the next number; of many publishers at once each gets its own."""
-        while True:
-            claim = Claim(version=max(self.numbers(model), default=0) + 1, token=uuid.uuid4().hex, created=now())
+        for version in itertools.count(max(self.numbers(model), default=0) + 1):
+            claim = Claim(version=version, token=uuid.uuid4().hex, created=now())
             try:
-                storage.create_bytes(self._claim_url(model, claim.version), codec.dumps(claim).encode())
+                storage.create_bytes(self._claim_url(model, version), codec.dumps(claim).encode())
             except storage.AlreadyExists:
                 continue
             return claim
+        raise AssertionError("numbers do not end")
 
     def release(self, model: str, claim: Claim) -> None:
         """Gives up a claim under which nothing was written."""
