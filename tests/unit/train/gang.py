@@ -46,7 +46,7 @@ class Ranks:
 
     def wait(self) -> list[int | None]:
         for process in self._processes:
-            process.join(120)
+            process.join(300)
         return [process.exitcode for process in self._processes]
 
 
