@@ -121,7 +121,7 @@ class JobFile:
     entrypoint: str | None = None
     """`module:Class` of the recipe."""
     script: tuple[str, ...] = ()
-    """Command of a torchrun program, such as (python, train.py), instead of a recipe."""
+    """What follows torchrun on a command line, such as (train.py, --epochs, 5), instead of a recipe."""
     data: Data = field(default_factory=Data)
     gang: Gang = field(default_factory=Gang)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
