@@ -169,7 +169,8 @@ class ModelServiceSpec(RunsPods, frozen=True, kw_only=True):
     """How requests are joined into one forward pass."""
     timeout: Duration = "60s"
     """Longest that a request may take, waiting included; then it is answered with 504. Also how long a pod may take to
-    finish its requests when it is stopped."""
+    finish its requests when it is stopped, and how long (at least 10s) the model may compute before the pod counts as
+    hung and is started anew."""
     max_request_bytes: Annotated[int, Meta(ge=1024, le=1073741824)] = 16777216
     """Largest request body in bytes; a larger one is answered with 413. Raise it for large images or batches."""
     queue_limit: Annotated[int, Meta(ge=1, le=1000000)] = 256

@@ -15,6 +15,7 @@ SECRETS = "/var/run/secrets/modelmill"
 RESOLVE_RETRIES = 1
 DRAIN_MARGIN_SECONDS = 15
 """Time for endpoints to forget a pod, before and above the time its requests may take."""
+LEAST_HANG_SECONDS = 10.0
 RESOLVE_RESOURCES = Resources(requests={"cpu": "50m", "memory": "128Mi"})
 
 
@@ -141,6 +142,8 @@ def _service_file(service: ModelService, resolved: Resolved, mounts: Mounts, *, 
         queue_limit=spec.queue_limit,
         timeout_seconds=timeout,
         max_request_bytes=spec.max_request_bytes,
+        # Nobody waits for an answer that takes longer.
+        hang_seconds=max(LEAST_HANG_SECONDS, timeout),
         drain_seconds=timeout + DRAIN_MARGIN_SECONDS,
         api_key_file=key_file,
         tls=tls,

@@ -2,9 +2,12 @@
 
 from typing import Any
 
-from modelmill.contract import names
+import pytest
+
+from modelmill.contract import codec, names
 from modelmill.contract.jobfile import JobFile
 from modelmill.contract.result import Resolved, StageResult
+from modelmill.contract.servicefile import ServiceFile
 from modelmill_operator.actions import Object, ScalingDecision
 from modelmill_operator.serving.plan import plan
 from tests.unit.world import Crash, World
@@ -44,6 +47,11 @@ def selected(world: World) -> str:
     return str(world.children["Service", "digits"]["spec"]["selector"][names.LABEL_VERSION])
 
 
+def service_file(world: World) -> ServiceFile:
+    container = world.children["Deployment", "digits-v1"]["spec"]["template"]["spec"]["containers"][0]
+    return codec.loads(ServiceFile, next(item["value"] for item in container["env"] if item["name"] == names.ENV_SERVICE))
+
+
 def replicas(world: World) -> dict[str, int]:
     return {name: child["spec"]["replicas"] for (kind, name), child in world.children.items() if kind == "Deployment"}
 
@@ -69,9 +77,13 @@ def test_a_service_resolves_deploys_and_leads_traffic_to_ready_pods() -> None:
 
 def test_pods_carry_the_digest_that_was_resolved() -> None:
     world = run(World(service(), plan, results=Registry()))
-    container = world.children["Deployment", "digits-v1"]["spec"]["template"]["spec"]["containers"][0]
-    text = next(item["value"] for item in container["env"] if item["name"] == names.ENV_SERVICE)
-    assert '"digest":"sha256:1"' in text
+    assert service_file(world).digest == "sha256:1"
+
+
+@pytest.mark.parametrize(("timeout", "hangs_after"), [("1s", 10), ("90s", 90)])
+def test_pods_count_as_hung_when_the_model_computes_longer_than_anybody_waits(timeout: str, hangs_after: float) -> None:
+    world = run(World(service(timeout=timeout), plan, results=Registry()))
+    assert service_file(world).hang_seconds == hangs_after
 
 
 def test_nothing_is_written_while_nothing_happens() -> None:
