@@ -1,7 +1,6 @@
 """Every expression of the dashboards and alerts has data while a model trains, serves and scales."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ ROW = {"instances": [[[[0.0] * 8] * 8]]}
 def url() -> Iterator[str]:
     if foreign.kind_of_cluster() != "built-in":
         pytest.skip("only in the built-in cluster does the host reach pods by their addresses")
-    with prometheus.running(Path(os.environ["KUBECONFIG"])) as running:
+    with prometheus.running() as running:
         yield running
 
 
