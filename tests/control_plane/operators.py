@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modelmill_operator.engine.kinds import KINDS
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.process import wait_until
 
 TOY = "tests.control_plane.toy_operator"
 REAL = "modelmill_operator"
 ROOT = Path(__file__).parents[2]
+
+
+_starting = threading.Lock()
 
 
 @dataclass(kw_only=True)
@@ -86,9 +91,11 @@ def operator(kubeconfig: Path, *, namespace: str, flags: Sequence[str] = (), mod
     """A ready operator for the time of the block; its log is shown when the block fails."""
     log = kubeconfig.with_suffix(f".{namespace}.{free_port()}.log")
     running = Operator(kubeconfig=kubeconfig, namespace=namespace, flags=flags, module=module, log=log)
-    running.start()
     try:
-        running.wait_ready()
+        # One at a time: an operator that starts takes seconds of a core.
+        with _starting:
+            running.start()
+            running.wait_ready(seconds=120)
         yield running
     except BaseException:
         print(f"--- log of the operator in {namespace}\n{log.read_text()[-6000:]}", file=sys.stderr)
@@ -120,16 +127,19 @@ def create(plane: ControlPlane, *items: dict[str, Any]) -> None:
 
 
 def listed(plane: ControlPlane, kind: str, *, namespace: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(plane.kubectl("get", kind, "-n", namespace, "-o", "json"))["items"]
+    """All objects of a watched kind. Not by kubectl: a poll must not cost a process."""
+    body = plane.get(KINDS[kind].path(namespace=namespace))
+    assert body is not None, f"{kind} of {namespace} cannot be listed"
+    found: list[dict[str, Any]] = json.loads(body)["items"]
     return found
 
 
 def unconverged(plane: ControlPlane, *, namespace: str) -> list[str]:
     """What is not yet as the toy planner wants it, in words; empty when all is well."""
-    jobs = listed(plane, "trainingjobs", namespace=namespace)
+    jobs = listed(plane, "TrainingJob", namespace=namespace)
     children = [
         child
-        for child in listed(plane, "configmaps", namespace=namespace)
+        for child in listed(plane, "ConfigMap", namespace=namespace)
         if child["metadata"].get("labels", {}).get("app.kubernetes.io/managed-by") == "modelmill"
     ]
     by_uid = {child["metadata"]["labels"]["modelmill.io/uid"]: child for child in children}

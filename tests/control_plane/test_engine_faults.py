@@ -122,44 +122,53 @@ def unauthorized(plane: ControlPlane) -> None:
 
 def failover(plane: ControlPlane) -> None:
     name = "failover"
-    with cut_off(plane, name) as (between, leader), proxy(plane, user="standby") as other:
-        with operator(other.kubeconfig, namespace=name, flags=UNSWEPT) as standby:
-            assert (leader.metric("leader"), standby.metric("leader")) == (1, 0)
-            assert other.product_writes() == []
-            killed = time.monotonic()
-            leader.kill9()
-            create(plane, training_job("after-kill", namespace=name))
-            wait_converged(plane, namespace=name, seconds=30)
-            first = other.product_writes()[0].at
-            assert first - killed <= 6 * slowness(), f"the standby wrote {first - killed:.1f} s after the leader was killed"
-            assert all(write.at < killed + 0.1 for write in between.writes), "the old leader wrote after it was killed"
+    with (
+        cut_off(plane, name) as (between, leader),
+        proxy(plane, user="standby") as other,
+        operator(other.kubeconfig, namespace=name, flags=UNSWEPT) as standby,
+    ):
+        assert (leader.metric("leader"), standby.metric("leader")) == (1, 0)
+        assert other.product_writes() == []
+        killed = time.monotonic()
+        leader.kill9()
+        create(plane, training_job("after-kill", namespace=name))
+        wait_converged(plane, namespace=name, seconds=30)
+        first = other.product_writes()[0].at
+        assert first - killed <= 6 * slowness(), f"the standby wrote {first - killed:.1f} s after the leader was killed"
+        assert all(write.at < killed + 0.1 for write in between.writes), "the old leader wrote after it was killed"
 
 
 def partitioned(plane: ControlPlane) -> None:
     # A leader that cannot reach the API server any more, and is not dead: it must not write when it comes back.
     name = "partitioned"
-    with cut_off(plane, name) as (between, leader), proxy(plane, user="successor") as other:
-        with operator(other.kubeconfig, namespace=name, flags=UNSWEPT) as standby:
-            between.refuse()
-            wait_until(lambda: standby.metric("leader") == 1, "the standby leads", seconds=30)
-            assert leader.metric("leader") == 0, "two lead at the same time"
-            cut = time.monotonic()
-            meanwhile(plane, name)
-            between.refuse(False)
-            process = leader.process
-            assert process is not None and process.wait(timeout=30) == 1, "who lost the Lease must end"
-            wait_converged(plane, namespace=name, seconds=30)
-            assert [write for write in between.product_writes() if write.at > cut] == []
+    with (
+        cut_off(plane, name) as (between, leader),
+        proxy(plane, user="successor") as other,
+        operator(other.kubeconfig, namespace=name, flags=UNSWEPT) as standby,
+    ):
+        between.refuse()
+        wait_until(lambda: standby.metric("leader") == 1, "the standby leads", seconds=30)
+        assert leader.metric("leader") == 0, "two lead at the same time"
+        cut = time.monotonic()
+        meanwhile(plane, name)
+        between.refuse(False)
+        process = leader.process
+        assert process is not None and process.wait(timeout=30) == 1, "who lost the Lease must end"
+        wait_converged(plane, namespace=name, seconds=30)
+        assert [write for write in between.product_writes() if write.at > cut] == []
 
 
 def handover(plane: ControlPlane) -> None:
     name = "handover"
-    with cut_off(plane, name) as (_, leader), proxy(plane, user="heir") as other:
-        with operator(other.kubeconfig, namespace=name, flags=UNSWEPT) as standby:
-            began = time.monotonic()
-            assert leader.stop() == 0
-            wait_until(lambda: standby.metric("leader") == 1, "the standby leads", seconds=30, pause=0.05)
-            assert time.monotonic() - began <= 3 * slowness(), "a Lease that was released is taken at once"
+    with (
+        cut_off(plane, name) as (_, leader),
+        proxy(plane, user="heir") as other,
+        operator(other.kubeconfig, namespace=name, flags=UNSWEPT) as standby,
+    ):
+        began = time.monotonic()
+        assert leader.stop() == 0
+        wait_until(lambda: standby.metric("leader") == 1, "the standby leads", seconds=30, pause=0.05)
+        assert time.monotonic() - began <= 3 * slowness(), "a Lease that was released is taken at once"
 
 
 def quiet(plane: ControlPlane) -> None:
