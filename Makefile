@@ -27,13 +27,15 @@ format: venv ## rewrite the sources in the project's format
 	.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
 test-unit: venv ## unit tests: no cluster, seconds
-	$(PY) -m pytest tests/unit
+	$(PY) -m pytest -n 2 tests/unit
 
 test-control-plane: venv tools ## against a real etcd, API server and controller manager
 	$(PY) -m pytest tests/control_plane
 
-test-e2e: venv cluster images ## on a real cluster with real pods
-	$(PY) -m pytest tests/e2e
+test-e2e: venv ## on a real cluster with real pods (JSON=file writes the promised figures); a cluster that it brought up goes again
+	@eval "$$($(PY) -m tests.cluster env)"; kubectl get --raw /readyz >/dev/null 2>&1 && was_up=yes; \
+	$(MAKE) --no-print-directory cluster && $(MAKE) --no-print-directory images-push && $(PY) -m pytest tests/e2e; code=$$?; \
+	test -n "$$was_up" || $(MAKE) --no-print-directory cluster-down; exit $$code
 
 test: lint test-unit test-control-plane test-e2e ## everything
 
