@@ -4,7 +4,7 @@
 
 A closed loop sends the next request when the last one was answered: it shows throughput and failures, and hides
 queueing that independent clients would feel. Nothing is retried; a broken connection counts as `broken` and is made
-anew. Standard library only, so that it runs in any pod that has Python.
+anew. SIGINT ends a run early, with its report. Standard library only: it runs in any pod that has Python.
 """
 
 import argparse
@@ -145,12 +145,11 @@ async def _tell(load: Load, *, every: float, write: Callable[[str], object]) -> 
 
 
 def _live(text: str) -> None:
-    end = "\r" if sys.stdout.isatty() else "\n"
-    sys.stdout.write(f"{text:<100}{end}")
-    sys.stdout.flush()
+    end = "\r" if sys.stderr.isatty() else "\n"
+    print(f"{text:<100}", end=end, file=sys.stderr, flush=True)
 
 
-async def _main(arguments: argparse.Namespace) -> int:
+async def _run(arguments: argparse.Namespace) -> Report:
     headers = dict(pair.split(":", 1) for pair in arguments.header)
     load = Load(arguments.url, body=arguments.body.read_bytes(), connections=arguments.connections, headers=headers)
     # Ended early, it still finishes the requests under way and reports.
@@ -158,10 +157,8 @@ async def _main(arguments: argparse.Namespace) -> int:
     teller = asyncio.create_task(_tell(load, every=arguments.every, write=_live))
     report = await load.run(arguments.seconds)
     teller.cancel()
-    print(f"{report.line():<100}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(asdict(report)))
-    return 0 if report.ok and not report.failed else 1
+    print(f"{report.line():<100}", file=sys.stderr)
+    return report
 
 
 def main() -> int:
@@ -172,8 +169,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between live lines")
-    parser.add_argument("--json", type=Path, help="file for the report")
-    return asyncio.run(_main(parser.parse_args()))
+    parser.add_argument("--json", metavar="FILE", help="where the report goes, - is standard output")
+    arguments = parser.parse_args()
+    report = asyncio.run(_run(arguments))
+    if arguments.json == "-":
+        print(json.dumps(asdict(report)))
+    elif arguments.json:
+        Path(arguments.json).write_text(json.dumps(asdict(report)))
+    return 0 if report.ok and not report.failed else 1
 
 
 if __name__ == "__main__":

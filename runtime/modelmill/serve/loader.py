@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
-    """Call it in the executor's thread: torch keeps the number of threads by thread."""
     with phases.timed("fetch"):
         from modelmill.artifact.open import open_version
 
@@ -33,10 +32,7 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
         import torch
 
         from modelmill.compress.apply import load_variant
-        from modelmill.serve.cpus import usable_cpus
         from modelmill.serve.model import TorchModel
-
-        torch.set_num_threads(usable_cpus())
     with phases.timed("load"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         module = load_variant(opened.build_module(), opened.weights).to(device)

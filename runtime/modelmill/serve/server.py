@@ -21,6 +21,7 @@ from modelmill.serve import channel
 from modelmill.serve.admin import Admin
 from modelmill.serve.auth import ApiKeys
 from modelmill.serve.batcher import Batcher
+from modelmill.serve.cpus import usable_cpus
 from modelmill.serve.drain import drain
 from modelmill.serve.executor import Executor
 from modelmill.serve.former import Policy
@@ -105,7 +106,7 @@ class Server:
         with phases.timed("warm-up"):
             from modelmill.serve.warmup import warm_up
 
-            warm_up(model, max_rows=self.service.batcher.max_batch_size)
+            warm_up(model, max_rows=self.service.batcher.max_batch_size, cpus=usable_cpus())
         return model
 
     def _tell_channel(self, version: int | None) -> None:

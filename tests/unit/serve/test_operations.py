@@ -21,7 +21,9 @@ from modelmill.contract.names import EXIT_FATAL
 from modelmill.contract.servicefile import Tls
 from modelmill.serve.__main__ import report
 from modelmill.serve.cpus import usable_cpus
-from tests.unit.serve.support import running, service
+from modelmill.serve.model import TorchModel
+from modelmill.serve.warmup import warm_up
+from tests.unit.serve.support import DOUBLE, running, service
 from tests.unit.serve.test_batching import Gate
 from tests.unit.serve.test_http import eventually
 
@@ -240,3 +242,18 @@ def test_threads_follow_the_pods_limit_not_the_nodes_size(tmp_path: Path, text: 
     path = tmp_path / "cpu.max"
     path.write_text(text)
     assert usable_cpus(path) == (cpus or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(("one", "several", "chosen"), [(0.05, 0.0, 2), (0.0, 0.05, 1), (0.01, 0.01, 1)])
+def test_torch_gets_several_threads_only_where_they_pay(one: float, several: float, chosen: int) -> None:
+    before = torch.get_num_threads()
+
+    def module(x: torch.Tensor) -> torch.Tensor:
+        time.sleep(one if torch.get_num_threads() == 1 else several)
+        return x
+
+    try:
+        warm_up(TorchModel(module, signature=DOUBLE), max_rows=4, cpus=2)
+        assert torch.get_num_threads() == chosen
+    finally:
+        torch.set_num_threads(before)
