@@ -16,6 +16,7 @@ RESOLVE_RETRIES = 1
 DRAIN_MARGIN_SECONDS = 15
 """Time for endpoints to forget a pod, before and above the time its requests may take."""
 LEAST_HANG_SECONDS = 10.0
+PROBE_TIMEOUT_SECONDS = 5
 RESOLVE_RESOURCES = Resources(requests={"cpu": "50m", "memory": "128Mi"})
 
 
@@ -69,11 +70,7 @@ def server_template(service: ModelService, owner: Object, *, resolved: Resolved,
         env_from_secrets=registry.secrets(spec.registry, settings=settings),
         resources=spec.pod.resources,
         ports={"http": names.PORT_SERVE, "admin": names.PORT_ADMIN},
-        more={
-            "readinessProbe": {"httpGet": {"path": "/readyz", "port": "admin"}, "periodSeconds": 1, "failureThreshold": 2},
-            # Live while it loads: only an executor that hangs makes a pod not live.
-            "livenessProbe": {"httpGet": {"path": "/livez", "port": "admin"}, "periodSeconds": 5, "timeoutSeconds": 3},
-        },
+        more=_probes(startup_seconds=_progress_deadline(service)),
     )
     labels = {names.LABEL_VERSION: str(resolved.version), "app.kubernetes.io/name": spec.model.name}
     meta = pod.metadata("", owner=owner, role=names.ROLE_SERVER, overrides=spec.pod, labels=labels)
@@ -88,6 +85,25 @@ def server_template(service: ModelService, owner: Object, *, resolved: Resolved,
     return pod.template(meta, {**pod_spec, "terminationGracePeriodSeconds": grace})
 
 
+def _probes(*, startup_seconds: int) -> Object:
+    """Patient ones: a pod that answers late on a busy node must not be taken for one that does not answer."""
+
+    def probe(path: str, *, period: int, failures: int) -> Object:
+        get = {"path": path, "port": "admin"}
+        return {"httpGet": get, "periodSeconds": period, "timeoutSeconds": PROBE_TIMEOUT_SECONDS, "failureThreshold": failures}
+
+    return {
+        # While torch is imported, nothing answers: liveness is asked only after that.
+        "startupProbe": probe("/readyz", period=1, failures=startup_seconds),
+        "readinessProbe": probe("/readyz", period=1, failures=3),
+        "livenessProbe": probe("/livez", period=5, failures=3),
+    }
+
+
+def _progress_deadline(service: ModelService) -> int:
+    return max(1, int(times.seconds(service.spec.rollout.progress_deadline)))
+
+
 def deployment(service: ModelService, owner: Object, *, version: int, template: Object) -> Object:
     """Without replicas: those are set by `Scale` alone, so that scaling never touches the template."""
     labels = {names.LABEL_VERSION: str(version)}
@@ -100,7 +116,7 @@ def deployment(service: ModelService, owner: Object, *, version: int, template: 
         "spec": {
             "selector": {"matchLabels": {**selector(service), names.LABEL_VERSION: str(version)}},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-            "progressDeadlineSeconds": max(1, int(times.seconds(service.spec.rollout.progress_deadline))),
+            "progressDeadlineSeconds": _progress_deadline(service),
             "revisionHistoryLimit": 1,
             "template": template,
         },

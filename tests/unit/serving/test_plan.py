@@ -86,6 +86,14 @@ def test_pods_count_as_hung_when_the_model_computes_longer_than_anybody_waits(ti
     assert service_file(world).hang_seconds == hangs_after
 
 
+def test_a_pod_may_take_the_progress_deadline_to_load_before_it_is_asked_whether_it_lives() -> None:
+    world = run(World(service(rollout={"progressDeadline": "3m"}), plan, results=Registry()))
+    deployment = world.children["Deployment", "digits-v1"]["spec"]
+    startup = deployment["template"]["spec"]["containers"][0]["startupProbe"]
+    assert startup["httpGet"]["path"] == "/readyz"
+    assert startup["periodSeconds"] * startup["failureThreshold"] == deployment["progressDeadlineSeconds"] == 180
+
+
 def test_nothing_is_written_while_nothing_happens() -> None:
     world = run(World(service(), plan, results=Registry()))
     before = world.writes
