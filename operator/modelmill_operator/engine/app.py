@@ -138,6 +138,7 @@ class Engine:
         if self._lease:
             await self._lease.taken.wait()
         await self._sweeper.swept.wait()
+        await self._sweeper.until_swept()
         self._loop.start_leading()
         await self._label_pod("true")
         await asyncio.Event().wait()

@@ -20,6 +20,7 @@ from modelmill_operator.engine.kinds import KINDS, Kind
 
 PAGE = 500
 JSON, APPLY, MERGE = "application/json", "application/apply-patch+yaml", "application/merge-patch+json"
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class ApiError(Exception):
@@ -66,11 +67,11 @@ class Client:
     async def get(self, kind: str, *, namespace: str, name: str, timeout: float | None = None) -> Object:
         return await self._request("GET", KINDS[kind].path(namespace=namespace, name=name), timeout=timeout)
 
-    async def list(self, kind: str, *, namespace: str | None = None) -> tuple[list[Object], str]:
+    async def list(self, kind: str, *, namespace: str | None = None, metadata_only: bool = False) -> tuple[list[Object], str]:
         """All objects of a kind that concern us, and the resource version that the list is true for."""
         items: list[Object] = []
         version = ""
-        async for page in self._pages(KINDS[kind], namespace=namespace):
+        async for page in self._pages(KINDS[kind], namespace=namespace, accept=METADATA if metadata_only else JSON):
             # Items of a list do not say what they are.
             items += ({**item, "kind": kind, "apiVersion": KINDS[kind].api_version} for item in page["items"])
             version = page["metadata"]["resourceVersion"]
@@ -121,10 +122,10 @@ class Client:
         }
         return await self._request("DELETE", path, body=body, timeout=timeout)
 
-    async def _pages(self, kind: Kind, *, namespace: str | None) -> AsyncIterator[Object]:
+    async def _pages(self, kind: Kind, *, namespace: str | None, accept: str) -> AsyncIterator[Object]:
         query = {"limit": str(PAGE)} | ({"labelSelector": kind.selector} if kind.selector else {})
         while True:
-            page = await self._request("GET", kind.path(namespace=namespace), query=query)
+            page = await self._request("GET", kind.path(namespace=namespace), query=query, accept=accept)
             yield page
             if not page["metadata"].get("continue"):
                 return
@@ -138,10 +139,11 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         content_type: str = JSON,
+        accept: str = JSON,
         timeout: float | None = None,
     ) -> Object:
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": "modelmill-operator"}
+        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": "modelmill-operator"}
         total = self._timeout if timeout is None else timeout
         limits = aiohttp.ClientTimeout(total=total, sock_connect=min(total, 10))
         what = f"{method} {path}"

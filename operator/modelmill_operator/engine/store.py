@@ -53,17 +53,19 @@ class Store:
     def objects(self, kind: str, *, namespace: str | None = None) -> list[Object]:
         return [item for which, item in self._objects.items() if which.kind == kind and namespace in (None, which.namespace)]
 
+    def is_news(self, item: Object) -> bool:
+        """False when the store knows as much or more already. The metadata tells."""
+        known = self._objects.get(id_of(item))
+        return uid_of(item) not in self._deleted and (known is None or version_of(item) > version_of(known))
+
     def upsert(self, item: Object) -> bool:
         """Takes in an object as the API told it. False when the store knew as much or more already."""
-        if uid_of(item) in self._deleted:
+        if not self.is_news(item):
             return False
         which = id_of(item)
         known = self._objects.get(which)
-        if known is not None:
-            if version_of(item) <= version_of(known):
-                return False
-            if uid_of(known) != uid_of(item):
-                self._forget(which, known)
+        if known is not None and uid_of(known) != uid_of(item):
+            self._forget(which, known)
         trimmed = trim(item)
         self._objects[which] = trimmed
         owner = owner_of(item)

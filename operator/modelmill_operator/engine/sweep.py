@@ -1,8 +1,11 @@
 """Lists everything now and then, and tells the engine what no watch told: the level under the edges.
 
 After a watch was cut off and the history is gone, kopf lists again, but never tells what vanished meanwhile: such ghosts live
-until they are compared with a complete list. The first sweep fills the store. A full resync, spread over its period, has every
-resource looked at even if nothing changed.
+until they are compared with a complete list. The first sweep fills the store; later ones read metadata, and whole objects only
+where these differ. A full resync, spread over its period, has every resource looked at even if nothing changed.
+
+A replica that comes to lead sweeps first: its watches may be behind those of the leader before it, each by another time,
+and a status that counts pods which the store does not have yet would look like a loss.
 """
 
 import asyncio
@@ -76,13 +79,25 @@ class Sweeper:
         """One comparison of everything; how many objects had to be repaired."""
         first = not self.swept.is_set()
         repaired = 0
-        for kind in WATCHED:
-            for namespace in self._namespaces():
-                repaired += await self._sweep_kind(kind, namespace=namespace, count=not first)
+        # Children are made before the status that counts them is written, so they are listed after it is read.
+        for own in (True, False):
+            places = [(name, namespace) for name, kind in WATCHED.items() if kind.own is own for namespace in self._namespaces()]
+            counts = await asyncio.gather(*(self._sweep_kind(kind, namespace=space, first=first) for kind, space in places))
+            repaired += sum(counts)
         self.swept.set()
         if repaired and not first:
             logger.info("sweep: %d objects were not as the watches told", repaired)
         return repaired
+
+    async def until_swept(self) -> None:
+        """One sweep that begins now and succeeds."""
+        while True:
+            try:
+                await self.sweep()
+                return
+            except ApiError as error:
+                logger.warning("sweep: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def resync(self) -> None:
         """Has every resource looked at once in each period, one after the other."""
@@ -94,15 +109,17 @@ class Sweeper:
                 await asyncio.sleep(self._settings.resync_interval / len(keys))
                 self._look_at(key)
 
-    async def _sweep_kind(self, kind: str, *, namespace: str | None, count: bool) -> int:
-        items, version = await self._client.list(kind, namespace=namespace)
-        repaired = [item for item in items if self._store.upsert(item)]
-        # No await between these: what arrives meanwhile must not look like a ghost.
+    async def _sweep_kind(self, kind: str, *, namespace: str | None, first: bool) -> int:
+        items, version = await self._client.list(kind, namespace=namespace, metadata_only=not first)
         ghosts = self._store.ghosts(kind, listed=items, version=int(version), namespace=namespace)
-        repaired += [ghost for ghost in ghosts if self._store.remove(ghost)]
+        repaired = [ghost for ghost in ghosts if self._store.remove(ghost)]
+        missed = [item for item in items if self._store.is_news(item)]
+        if missed and not first:
+            missed, _ = await self._client.list(kind, namespace=namespace)
+        repaired += [item for item in missed if self._store.upsert(item)]
         for item in repaired:
             self._changed(item)
-        if count and repaired:
+        if repaired and not first:
             self._metrics.sweep_repairs.labels(kind).inc(len(repaired))
         return len(repaired)
 

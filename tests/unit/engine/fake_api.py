@@ -48,9 +48,11 @@ class FakeApi(Client):
         self._note("get", kind, timeout)
         return copy.deepcopy(self._find(kind, namespace, name))
 
-    async def list(self, kind: str, *, namespace: str | None = None) -> tuple[list[Object], str]:
+    async def list(self, kind: str, *, namespace: str | None = None, metadata_only: bool = False) -> tuple[list[Object], str]:
         self._note("list", kind, None)
         found = [item for place, item in self.objects.items() if place[0] == kind and namespace in (None, place[1])]
+        if metadata_only:
+            found = [{"kind": kind, "apiVersion": item["apiVersion"], "metadata": item["metadata"]} for item in found]
         return copy.deepcopy(found), str(self.new_version())
 
     async def create(self, wanted: Object, *, timeout: float | None = None) -> Object:
