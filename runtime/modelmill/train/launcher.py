@@ -127,7 +127,7 @@ class Launcher:
 
     def _wait_for(self, attempt: int) -> None:
         self._progress_seen = None
-        self._enter(report.WAITING, attempt=attempt, port=self._fresh_port(), failure=None)
+        self._enter(report.WAITING, attempt=attempt, port=self._fresh_port(), failure=None, progress=None)
 
     def _start(self, master: tuple[str, int]) -> None:
         local, world = self._layout.local, self._layout.world
@@ -141,6 +141,9 @@ class Launcher:
             env = processes.environment(
                 self._layout, local_rank, attempt=self._now.attempt, master=master, run_id=self._job.uid, folder=self._pod.scratch
             )
+            if not self._job.script:
+                # DDP would warn that it looks for unused parameters, which our strategy asks for on purpose.
+                env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
             rank = self._layout.rank(local_rank)
             prefix = f"[rank {rank}] " if local > 1 else ""
             started.append(Rank(command, rank=rank, env=env, cwd=self._job.recipe_path, prefix=prefix))

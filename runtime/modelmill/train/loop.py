@@ -71,7 +71,9 @@ class Run:
         """The step to go on from: that of the newest usable checkpoint, or 0."""
         found = checkpoint.newest(self.checkpoints.folder) if self.strategy.rank == 0 else None
         step = self.strategy.agree(found or 0)
-        if step > 0:
+        if step == 0:
+            self.recipe.initialize(self.module)
+        else:
             self.history = checkpoint.load(self.trainee(), folder=self.checkpoints.folder, step=step)
             self.history["resumed"].append(step)
             self.progress.saved(step)

@@ -50,6 +50,7 @@ def _check_recipe(job: JobFile, *, entrypoint: str) -> dict[str, object]:
 def _check_parts(job: JobFile, recipe: Recipe, hyperparameters: Hyperparameters) -> dict[str, object]:
     data.seed_generators(derive(job.seed, "model"))
     module = recipe.model()
+    recipe.initialize(module)
     signature = recipe.signature()
     check_signature(module, signature)
     training, validation = data.open_parts(recipe, job.data, seed=job.seed)

@@ -25,7 +25,8 @@ TAIL_LINES = 50
 _MAX_LINE = 64 << 10
 _SETTLE_SECONDS = 0.3
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+# cgroups of version 2, then of version 1: both have a line `oom_kill N`.
+_MEMORY_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +210,8 @@ class Ranks:
 
 
 def _oom_kills() -> int:
-    with contextlib.suppress(OSError, ValueError):
-        fields = dict(line.split() for line in _MEMORY_EVENTS.read_text().splitlines())
-        return int(fields.get("oom_kill", 0))
+    for events in _MEMORY_EVENTS:
+        with contextlib.suppress(OSError, ValueError):
+            fields = dict(line.split() for line in events.read_text().splitlines())
+            return int(fields.get("oom_kill", 0))
     return 0

@@ -6,7 +6,6 @@ without the collective.
 
 import datetime
 import os
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +38,6 @@ class DataParallel:
         if self.world == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
             return module
         on_cpu = self.device.type == "cpu"
-        if on_cpu:
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True")
         # On CPUs resuming is exact to the bit. DDP otherwise lays out its buckets anew after a run's first step, and
         # with three ranks or more the layout decides in which order a gradient's parts are added up.
         return DistributedDataParallel(module, device_ids=None if on_cpu else [self.device.index], find_unused_parameters=on_cpu)
