@@ -1,6 +1,7 @@
 """The digits resources as dicts, with what a test changes about them."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -36,9 +37,11 @@ def hyperparameters(**changes: Any) -> dict[str, Any]:
 
 
 def data(space: kube.Namespace) -> None:
-    """The recipe, the training and the held-out data, as ConfigMaps."""
+    """The recipe, the same at a pace, the training and the held-out data, as ConfigMaps."""
     for name, file in (("digits-recipe", "recipe.py"), ("digits-train", "train.npz"), ("digits-held-out", "test.npz")):
         space("create", "configmap", name, f"--from-file={DIGITS / file}")
+    files = (DIGITS / "recipe.py", Path(__file__).parent / "recipes" / "paced.py")
+    space("create", "configmap", "paced-recipe", *(f"--from-file={file}" for file in files))
 
 
 def over(job: kube.Object) -> bool:
