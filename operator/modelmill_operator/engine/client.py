@@ -72,8 +72,8 @@ class Client:
         items: list[Object] = []
         version = ""
         async for page in self._pages(KINDS[kind], namespace=namespace, accept=METADATA if metadata_only else JSON):
-            # Items of a list do not say what they are.
-            items += ({**item, "kind": kind, "apiVersion": KINDS[kind].api_version} for item in page["items"])
+            # Items of a list do not say what they are, and an empty list of metadata alone is null.
+            items += ({**item, "kind": kind, "apiVersion": KINDS[kind].api_version} for item in page["items"] or ())
             version = page["metadata"]["resourceVersion"]
         return items, version
 
