@@ -40,7 +40,15 @@ async def serve(service: ServiceFile) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(service, load=loader.load)
-    await server.start()
+    try:
+        await server.start()
+        await _until_stopped(server, stop)
+    finally:
+        await server.close()
+
+
+async def _until_stopped(server: Server, stop: asyncio.Event) -> None:
+    loop, service = asyncio.get_running_loop(), server.service
     stopping = loop.create_task(stop.wait())
     loading = loop.create_task(server.load())
     await asyncio.wait((stopping, loading), return_when=asyncio.FIRST_COMPLETED)
@@ -50,7 +58,6 @@ async def serve(service: ServiceFile) -> None:
         await stopping
         left = await server.drain(propagation_seconds=PROPAGATION_SECONDS)
         log.info("drained, %d requests left", left)
-    await server.close()
 
 
 def report(error: Exception, *, path: str = names.PATH_TERMINATION) -> int:

@@ -53,6 +53,7 @@ class Server:
         self.inference = Inference(service)
         self._load = load
         self._executor = Executor()
+        self._scratch = tempfile.TemporaryDirectory(prefix="modelmill-", ignore_cleanup_errors=True)
         self._concurrency = Concurrency(time.monotonic)
         self._certificate = Certificate(service.tls) if service.tls else None
         self._admin = Admin(
@@ -102,7 +103,7 @@ class Server:
             self._spawn(channel.watch(lambda: channel.current_version(service), tell=self._tell_channel))
 
     def _loaded_and_warm(self, phases: Phases) -> "TorchModel":
-        model = self._load(self.service, phases=phases, into=Path(tempfile.mkdtemp(prefix="modelmill-")))
+        model = self._load(self.service, phases=phases, into=Path(self._scratch.name))
         with phases.timed("warm-up"):
             from modelmill.serve.warmup import warm_up
 
@@ -125,6 +126,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, self._main.close(), self._side.close(), return_exceptions=True)
         self._executor.stop()
+        self._scratch.cleanup()
 
 
 def _every_address() -> tuple[str, ...]:

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.load import REFUSED, Load
+from benchmarks.load import Load
 from modelmill.contract import codec, result
 from modelmill.contract.names import EXIT_FATAL
 from modelmill.contract.servicefile import Tls
-from modelmill.serve.__main__ import report
+from modelmill.serve.__main__ import report as report_failure
 from modelmill.serve.cpus import usable_cpus
 from modelmill.serve.model import TorchModel
 from modelmill.serve.warmup import warm_up
+from tests.unit.serve.relay import Relay
 from tests.unit.serve.support import DOUBLE, running, service
 from tests.unit.serve.test_batching import Gate
 from tests.unit.serve.test_http import eventually
@@ -104,21 +105,20 @@ def test_drain_under_load_fails_nobody() -> None:
         time.sleep(0.01)
         return x * 2
 
-    with running(slow) as server:
-        load = Load(f"http://127.0.0.1:{server.server.port}{PREDICT}", body=BODY, connections=16)
-        drained: list[int] = []
-
-        def leave() -> None:
-            drained.append(server.on_loop(server.server.drain(propagation_seconds=0.5)))
-            load.stop()
-
-        threading.Timer(0.5, leave).start()
-        outcome = asyncio.run(load.run(30))
-        assert drained == [0]
-        # In a cluster, connections after the port closed go to other pods: endpoints have left by then.
-        assert outcome.codes.keys() <= {"200", REFUSED}
-        assert outcome.ok == server.requests_by_code()["200"] > 50
-        assert server.admin("/readyz") == (503, {"error": "the server is draining"})
+    with running(slow) as old, running(slow) as new, Relay(old.server.port) as relay, ThreadPoolExecutor(1) as pool:
+        load = Load(f"http://127.0.0.1:{relay.port}{PREDICT}", body=BODY, connections=16)
+        outcome = pool.submit(lambda: asyncio.run(load.run(60)))
+        assert eventually(lambda: old.metric("inferences_total") > 50)
+        threading.Timer(0.3, lambda: setattr(relay, "target", new.server.port)).start()
+        assert old.on_loop(old.server.drain(propagation_seconds=1.0)) == 0
+        assert eventually(lambda: new.metric("inferences_total") > 50)
+        load.stop()
+        report = outcome.result(30)
+        assert report.failed == 0
+        assert report.ok == old.requests_by_code()["200"] + new.requests_by_code()["200"]
+        assert old.admin("/readyz") == (503, {"error": "the server is draining"})
+        with pytest.raises(ConnectionRefusedError):
+            old.ask("GET", "/v2")
 
 
 def test_requests_in_flight_are_finished_and_new_ones_still_answered_while_draining() -> None:
@@ -221,12 +221,12 @@ def certificate(files: Tls, *, name: str) -> None:
 def test_a_failed_start_leaves_its_reason_for_the_operator(tmp_path: Path) -> None:
     path = str(tmp_path / "termination")
     Path(path).touch()
-    assert report(ImportError("No module named 'torchtext'"), path=path) == EXIT_FATAL
+    assert report_failure(ImportError("No module named 'torchtext'"), path=path) == EXIT_FATAL
     left = result.read(Path(path).read_text())
     assert left
     assert (left.stage, left.ok, left.fatal, left.reason) == ("serve", False, True, "ImportError")
     assert "torchtext" in (left.message or "")
-    assert report(ConnectionError("the store is away"), path=path) == 1
+    assert report_failure(ConnectionError("the store is away"), path=path) == 1
 
 
 def test_the_process_says_why_it_cannot_serve(tmp_path: Path) -> None:
