@@ -38,6 +38,12 @@ class Recipe:
         """The module with fresh weights; the trainer has seeded torch's generator."""
         raise NotImplementedError(f"{type(self).__name__}.model() must return the torch.nn.Module to train")
 
+    def initialize(self, module: nn.Module) -> None:
+        """Loads the weights to begin from, where training begins with its first step; the default keeps the fresh ones.
+
+        Only prepare and train call it: other stages need neither those weights nor credentials for them.
+        """
+
     def signature(self) -> Signature:
         """Inputs and outputs as clients see them; the batch is the first dimension, written -1."""
         raise NotImplementedError(f"{type(self).__name__}.signature() must return a modelmill.Signature")

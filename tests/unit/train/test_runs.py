@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load as load_tensors
 
 from modelmill import storage, workspace
 from modelmill.contract import codec
@@ -66,6 +67,17 @@ def test_a_run_with_accidents_ends_with_the_weights_of_an_unbroken_one_bit_for_b
     assert [entry["epoch"] for entry in straight["validation"]] == list(range(6))
     progress = codec.loads(Progress, (broken / "progress-0.json").read_text())
     assert (progress.step, progress.total_steps, progress.checkpoint_step) == (42, 42, 42)
+
+
+def test_a_run_begins_from_the_weights_that_the_recipe_loads_and_a_resumed_one_from_its_checkpoint(tmp_path: Path) -> None:
+    found = []
+    for begin, steps in (("0.5", 10), ("0.75", 12)):
+        told = {"rows": 16, "batchSize": 8, "maxSteps": steps, "optimizer": "SGD", "lr": "0", "begin": begin}
+        file = gang.job(tmp_path, recipe="Warm", hyperparameters=told)
+        assert gang.Ranks(file, world=1, folder=tmp_path).wait() == [0]
+        found.append({float(value) for tensor in load_tensors(weights(file)).values() for value in tensor.flatten()})
+    assert story(file)["history"]["resumed"] == [10]
+    assert found == [{0.5}, {0.5}]
 
 
 def test_all_ranks_save_and_stop_when_one_of_them_is_asked_to(tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ class Noisy(Plain):
         return super().loss(outputs, targets)
 
 
+class Warm(Plain):
+    """Begins from weights that are all the same, and learns nothing."""
+
+    def initialize(self, module: nn.Module) -> None:
+        for parameter in module.parameters():
+            nn.init.constant_(parameter, float(self.hyperparameters["begin"]))
+
+
 class Broken(Plain):
     """Its signature promises another shape than the model returns."""
 
