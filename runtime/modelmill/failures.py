@@ -8,15 +8,13 @@ is looked up here. Only what the user must change is fatal: a fault of the machi
 import errno
 import traceback
 
-from modelmill.contract.report import Failure
+from modelmill.contract.report import PEER_LOST, Failure
 
 MAX_MESSAGE = 2000
 _FATAL_TYPES: tuple[type[BaseException], ...] = (ImportError, SyntaxError, NotImplementedError)
 # Words of gloo, NCCL and torch's store for "somebody else went away": the cause is in another rank's failure.
 _PEER_WORDS = ("connection closed by peer", "connection reset by peer", "broken pipe", "connection refused", "socket closed")
 _PEER_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
-
-PEER_LOST = "PeerLost"
 
 
 class Fault(Exception):

@@ -107,7 +107,7 @@ def _job_file(job: TrainingJob, stage: str, mounts: Mounts, *, settings: Setting
         name=job.metadata.name,
         uid=job.metadata.uid,
         model=spec.model.name,
-        registry=registry.mount(spec.registry, mounts, settings=settings),
+        registry=_registry(job, mounts, settings=settings),
         recipe_path=names.PATH_RECIPE if recipe and recipe.config_map else None,
         entrypoint=recipe.entrypoint if recipe else None,
         script=tuple(spec.script),
@@ -121,6 +121,13 @@ def _job_file(job: TrainingJob, stage: str, mounts: Mounts, *, settings: Setting
         ),
         stall_timeout_seconds=times.seconds(spec.recovery.stall_timeout),
     )
+
+
+def _registry(job: TrainingJob, mounts: Mounts, *, settings: Settings) -> str:
+    # A script publishes nothing: it needs no registry, but may name one.
+    if job.spec.script and job.spec.registry is None:
+        return ""
+    return registry.mount(job.spec.registry, mounts, settings=settings)
 
 
 def _training_data(job: TrainingJob, mounts: Mounts) -> jobfile.Data:
@@ -197,7 +204,7 @@ def _pod_spec(
         command=("python", "-m", "modelmill.train.launcher" if file.stage == "train" else "modelmill.stage"),
         env={names.ENV_JOB: codec.dumps(file), **env},
         env_from_secrets=(
-            *registry.secrets(job.spec.registry, settings=settings),
+            *(registry.secrets(job.spec.registry, settings=settings) if file.registry else ()),
             *((train.credentials.secret_name,) if sees_training_data and train and train.credentials else ()),
             *secrets,
         ),

@@ -6,6 +6,7 @@ replaced; launchers that live learn the new attempt with their next report and r
 """
 
 import zlib
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,8 +34,8 @@ def advance(view: View) -> Outcome:
     if len(pods) == view.job.spec.gang.workers and all(observe.phase(pod) == "Succeeded" for pod in pods.values()):
         return _finish(view, pods[0])
     if loss := _loss(view, pods):
-        if loss.reason == "Fatal":
-            return Outcome(reason=loss.kind, message=loss.message)
+        if loss.fatal:
+            return Outcome(reason=loss.reason, message=loss.message)
         if view.job.status.restarts >= view.job.spec.recovery.max_restarts:
             return Outcome(reason="TooManyRestarts", message=_exhausted(view, loss))
         _raise_attempt(view, loss)
@@ -46,11 +47,13 @@ def advance(view: View) -> Outcome:
     return RUNNING
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Loss:
     """Why the current attempt cannot succeed."""
 
-    def __init__(self, kind: str, message: str, *, fatal: bool = False) -> None:
-        self.kind, self.message, self.reason = kind, message, "Fatal" if fatal else "Retry"
+    reason: str
+    message: str
+    fatal: bool = False
 
 
 def _index(pod: Object) -> int:
@@ -64,22 +67,31 @@ def _loss(view: View, pods: dict[int, Object]) -> _Loss | None:
     for index in sorted(pods):
         if observe.phase(pods[index]) == "Failed":
             end = observe.ending(pods[index])
-            return _Loss(end.reason, end.message, fatal=end.fatal)
-    for index, one in sorted(view.signals.reports.items()):
-        if one.state == report.FAILED and one.attempt == view.job.status.attempt:
-            failure = one.failure or report.Failure(reason="RankFailed", message=f"a rank of worker {index} died")
-            return _Loss(failure.reason, f"worker {index}: {failure.message}", fatal=failure.fatal)
+            return _Loss(reason=end.reason, message=end.message, fatal=end.fatal)
+    if reported := _reported(view):
+        index, failure = reported
+        return _Loss(reason=failure.reason, message=f"worker {index}: {failure.message}", fatal=failure.fatal)
     for index in range(view.job.spec.gang.workers):
         if index not in pods or observe.deleting(pods[index]):
-            return _Loss("PodLost", f"pod {manifests.worker_name(view.job, index)} was deleted or its node was lost")
+            name = manifests.worker_name(view.job, index)
+            return _Loss(reason="PodLost", message=f"pod {name} was deleted or its node was lost")
     return None
+
+
+def _reported(view: View) -> tuple[int, report.Failure] | None:
+    """The failure of this attempt that tells most: a rank that only lost its peer is not the cause."""
+    failures = [
+        (index, one.failure or report.Failure(reason="RankFailed", message="a rank died"))
+        for index, one in sorted(view.signals.reports.items())
+        if one.state == report.FAILED and one.attempt == view.job.status.attempt
+    ]
+    return min(failures, key=lambda found: (not found[1].fatal, found[1].reason == report.PEER_LOST), default=None)
 
 
 def _exhausted(view: View, loss: _Loss) -> str:
     limit = view.job.spec.recovery.max_restarts
-    return (
-        f"the gang was started again {limit} times (spec.recovery.maxRestarts); the last failure was {loss.kind}: {loss.message}"
-    )
+    restarts = f"the gang was started again {limit} times (spec.recovery.maxRestarts)"
+    return f"{restarts}; the last failure was {loss.reason}: {loss.message}"
 
 
 def _raise_attempt(view: View, loss: _Loss) -> None:
@@ -87,9 +99,9 @@ def _raise_attempt(view: View, loss: _Loss) -> None:
     view.draft.set(attempt=attempt, restarts=view.job.status.restarts + 1)
     entry = view.stage(STAGE)
     entry["failures"] = entry.get("failures", 0) + 1
-    entry["message"] = f"{loss.kind}: {loss.message}"[:2000]
+    entry["message"] = f"{loss.reason}: {loss.message}"[:2000]
     view.attempt_raised = True
-    view.emit("Restarting", f"attempt {attempt}: {loss.kind}: {loss.message}"[:900], warning=True)
+    view.emit("Restarting", f"attempt {attempt}: {loss.reason}: {loss.message}"[:900], warning=True)
 
 
 def _retry_time(view: View) -> datetime:

@@ -15,6 +15,9 @@ RUNNING = "running"
 FAILED = "failed"
 SUCCEEDED = "succeeded"
 
+PEER_LOST = "PeerLost"
+"""Reason of a failure whose cause is another rank's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:

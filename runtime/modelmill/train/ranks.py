@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from modelmill.contract import codec, names
-from modelmill.contract.report import Failure, Progress
+from modelmill.contract.report import PEER_LOST, Failure, Progress
 
 TAIL_LINES = 50
 _MAX_LINE = 64 << 10
@@ -176,7 +176,7 @@ class Ranks:
         # Ranks that die of the same cause leave their word within moments; one that only lost a peer is not the cause.
         time.sleep(_SETTLE_SECONDS)
         failures = [rank.failure() for rank in self._dead()]
-        return min(failures, key=lambda failure: (failure.reason == "PeerLost", not failure.fatal))
+        return min(failures, key=lambda failure: (failure.reason == PEER_LOST, not failure.fatal))
 
     def _dead(self) -> list[Rank]:
         return [rank for rank in self._ranks if rank.process.poll() not in (None, 0)]
