@@ -114,7 +114,7 @@ class JobFile:
     uid: str
     model: str
     registry: str
-    """fsspec URL: `file:///modelmill/registry/...` or `s3://bucket/prefix`."""
+    """fsspec URL: `file:///modelmill/registry/...` or `s3://bucket/prefix`; empty for a script that names none."""
     contract: int = CONTRACT_VERSION
     recipe_path: str | None = None
     """Folder with the recipe's sources."""

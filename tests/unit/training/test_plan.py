@@ -97,6 +97,15 @@ def test_a_script_is_trained_and_nothing_more() -> None:
     assert {kind for kind, _ in world.children} == {"Pod"}
 
 
+def test_a_script_needs_no_registry() -> None:
+    resource = job(script=["train.py"], strategy={"script": {"workers": 2}})
+    for field in ("recipe", "compression", "evaluation", "registry"):
+        resource["spec"].pop(field, None)
+    world = until_training(World(resource, plan))
+    spec = world.pods(role="worker")[0]["spec"]
+    assert [volume["name"] for volume in spec["volumes"] if "persistentVolumeClaim" in volume] == []
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_lost_pod_raises_the_attempt_once_and_is_created_again(index: int) -> None:
     world = until_training(World(job(), plan))
