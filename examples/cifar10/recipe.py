@@ -108,4 +108,5 @@ class ResNet(nn.Module):
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         x = nn.functional.relu(self.bn1(self.conv1((pixels - mean) / std)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean(dim=(2, 3)))
+        scores: torch.Tensor = self.linear(x.mean(dim=(2, 3)))
+        return scores
