@@ -50,7 +50,9 @@ def space(request: pytest.FixtureRequest) -> Iterator[kube.Namespace]:
     failed_before = request.session.testsfailed
     yield made
     if request.session.testsfailed > failed_before:
-        _tell(made)
+        # Captured output is only shown of a test that failed, and the last one of the module need not be it.
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            _tell(made)
     made.delete(wait=False)
 
 

@@ -86,6 +86,8 @@ def _deadline(view: View) -> Outcome | None:
 
 def _conclude(view: View, kind: str, reason: str, message: str) -> None:
     view.draft.condition(kind, True, reason=reason, message=message)
+    if view.draft.holds("WorkersReady"):
+        view.draft.condition("WorkersReady", False, reason="Finished", message="the job is over")
     view.draft.set(stage=kind, completionTime=view.draft.now)
     view.emit(kind, f"{reason}: {message}"[:900] if message else "the job is done", warning=kind == "Failed")
     view.creates.clear()
