@@ -6,6 +6,7 @@ rules run each second, so that a test sees data in seconds; the expressions are 
 """
 
 import json
+import math
 import os
 import re
 import socket
@@ -26,7 +27,6 @@ import yaml
 from examples.demo import kube
 
 MONITORING = Path(__file__).parents[2] / "helm" / "modelmill" / "monitoring"
-VARIABLES = {"$__rate_interval": "30s", "$namespace": ".+", "$modelservice": ".+"}
 
 
 @contextmanager
@@ -83,12 +83,10 @@ def _configuration(targets: Path) -> dict[str, Any]:
 
 
 def _find_targets(file: Path, stop: threading.Event) -> None:
-    while not stop.wait(1):
+    """Writes down all pods, as discovery would find them: the chart's relabelling chooses among them."""
+    while not stop.wait(2):
         try:
-            pods = json.loads(kube.kubectl("get", "pods", "-A", "-l", "app.kubernetes.io/part-of=modelmill", "-o", "json"))[
-                "items"
-            ]
-            pods += json.loads(kube.kubectl("get", "pods", "-A", "-l", "modelmill.io/role=server", "-o", "json"))["items"]
+            pods = json.loads(kube.kubectl("get", "pods", "-A", "-o", "json"))["items"]
         except kube.KubeError:
             continue
         written = file.with_suffix(".new")
@@ -99,46 +97,67 @@ def _find_targets(file: Path, stop: threading.Event) -> None:
 def _targets(pod: kube.Object) -> Iterator[dict[str, Any]]:
     """One for each port of a pod, with the labels that discovery of Kubernetes gives."""
     meta = {"__meta_kubernetes_namespace": pod["metadata"]["namespace"], "__meta_kubernetes_pod_name": pod["metadata"]["name"]}
-    for label, value in pod["metadata"]["labels"].items():
+    for label, value in pod["metadata"].get("labels", {}).items():
         meta["__meta_kubernetes_pod_label_" + re.sub(r"[^a-zA-Z0-9_]", "_", label)] = value
     for port in pod["spec"]["containers"][0].get("ports", []):
         if address := pod["status"].get("podIP"):
-            labels = {**meta, "__meta_kubernetes_pod_container_port_name": port["name"]}
+            labels = {**meta, "__meta_kubernetes_pod_container_port_name": port.get("name", "")}
             yield {"targets": [f"{address}:{port['containerPort']}"], "labels": labels}
 
 
-def expressions() -> dict[str, str]:
-    """Where an expression stands -> the expression: every panel and every recorded value that alerts look at."""
+def expressions(*, namespace: str, service: str) -> dict[str, str]:
+    """Where an expression stands -> the expression: every panel and every recorded value that alerts look at.
+
+    Those about serving are asked of one service, as by somebody who chose it in the dashboard.
+    """
+    variables = {"$__rate_interval": "30s", "$namespace": namespace, "$modelservice": service}
     found = {}
     for path in sorted(MONITORING.glob("dashboard-*.json")):
         for panel in json.loads(path.read_text())["panels"]:
             for target in panel["targets"]:
-                found[f"{path.stem}: {panel['title']} ({target['refId']})"] = _filled(target["expr"])
+                found[f"{path.stem}: {panel['title']} ({target['refId']})"] = _filled(target["expr"], variables)
     for group in yaml.safe_load((MONITORING / "rules.yaml").read_text())["groups"]:
-        found |= {f"rules: {rule['record']}": rule["record"] for rule in group["rules"] if "record" in rule}
+        labels = f'{{namespace="{namespace}",modelservice="{service}"}}' if group["name"] == "modelmill-serving" else ""
+        found |= {f"rules: {rule['record']}": rule["record"] + labels for rule in group["rules"] if "record" in rule}
     return found
 
 
-def _filled(expression: str) -> str:
-    for variable, value in VARIABLES.items():
+def _filled(expression: str, variables: dict[str, str]) -> str:
+    for variable, value in variables.items():
         expression = expression.replace(variable, value)
     return expression
 
 
 def query(url: str, expression: str) -> list[dict[str, Any]]:
     """The series that an expression has now."""
-    asked = f"{url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(asked, timeout=10) as answer:
-        series: list[dict[str, Any]] = json.loads(answer.read())["data"]["result"]
+    series: list[dict[str, Any]] = _ask(url, f"query?{urllib.parse.urlencode({'query': expression})}")["result"]
     return series
 
 
-def without_data(url: str, *, seconds: float) -> dict[str, str]:
-    """The expressions that still have no data after this time."""
+def unhealthy(url: str) -> dict[str, str]:
+    """Rules that Prometheus has not evaluated, or not without an error -> what it says."""
+    rules = [rule for group in _ask(url, "rules")["groups"] for rule in group["rules"]]
+    if not rules:
+        raise RuntimeError("prometheus has loaded no rules")
+    return {rule["name"]: rule.get("lastError") or rule["health"] for rule in rules if rule["health"] != "ok"}
+
+
+def without_data(url: str, wanted: dict[str, str], *, seconds: float) -> dict[str, str]:
+    """The expressions that had no value within this time, or none that is a number."""
     end = time.monotonic() + seconds
-    missing = expressions()
+    missing = dict(wanted)
     while missing and time.monotonic() < end:
-        missing = {where: expression for where, expression in missing.items() if not query(url, expression)}
+        missing = {where: expression for where, expression in missing.items() if not _has_number(query(url, expression))}
         time.sleep(0.5)
     return missing
+
+
+def _has_number(series: list[dict[str, Any]]) -> bool:
+    return any(not math.isnan(float(one["value"][1])) for one in series)
+
+
+def _ask(url: str, path: str) -> dict[str, Any]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{url}/api/v1/{path}", timeout=10) as answer:
+        data: dict[str, Any] = json.loads(answer.read())["data"]
+    return data

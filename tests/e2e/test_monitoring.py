@@ -1,6 +1,10 @@
-"""Every expression of the dashboards and alerts has data while a model trains, serves and scales."""
+"""Every expression of the dashboards and alerts has data while a model trains, serves and scales; `helm test`.
+
+That each alert fires when it should is tested without a cluster, in tests/control_plane/test_alerts.py.
+"""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +39,18 @@ def test_every_expression_of_the_dashboards_and_alerts_has_data(space: kube.Name
     space("wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
     command = ("exec", "client", "--", "python", "/files/load.py", service["status"]["url"])
     space(*command, "--connections", "8", "--seconds", "20", "--body", "/files/row.json")
-    missing = prometheus.without_data(url, seconds=30)
-    assert missing == {}
-    assert {series["metric"]["modelservice"] for series in prometheus.query(url, "modelmill:serve_ready_pods")} >= {"digits"}
+    wanted = prometheus.expressions(namespace=space.name, service="digits")
+    assert prometheus.without_data(url, wanted, seconds=60) == {}
+    assert prometheus.unhealthy(url) == {}
+
+
+def test_an_expression_about_what_is_not_there_has_no_data(url: str) -> None:
+    wanted = {"a wrong name": "sum(modelmill_operator_leaders)", "not a number": "0 * vector(NaN)"}
+    assert prometheus.without_data(url, wanted, seconds=2) == wanted
+
+
+def test_helm_test_passes() -> None:
+    command = ["helm", "test", "modelmill", "--namespace", install.NAMESPACE, "--timeout", "3m"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Succeeded" in done.stdout
