@@ -115,8 +115,6 @@ class Engine:
                 for task in self._tasks.values():
                     task.cancel()
                 await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        if self._lease:
-            await self._lease.release()
 
     def _start_tasks(self) -> None:
         coroutines = {
@@ -162,6 +160,12 @@ class Engine:
         deadline = asyncio.get_running_loop().time() + self._settings.shutdown_timeout
         while self._loop.busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  # it happens once
             await asyncio.sleep(0.05)
+        writers = [task for name, task in self._tasks.items() if name in ("events", "lead", "lease")]
+        for task in writers:
+            task.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+        if self._lease:
+            await self._lease.release()
 
     def _deliver(self, event: str | None, item: Object) -> None:
         self._freshness.mark()

@@ -30,6 +30,7 @@ Deliver = Callable[[str | None, Object], None]
 
 LOGIN_SECONDS = 300
 _RESTART_MIN, _RESTART_MAX = 1.0, 30.0
+_END_SECONDS = 8.0
 # One that ran for so long was fine: the next pause is short again.
 _RESTART_FORGIVEN = 60.0
 
@@ -93,12 +94,14 @@ class Watcher:
             with suppress(RuntimeError):  # the process ends: nobody waits any more
                 self._loop.call_soon_threadsafe(tell, error)
 
-        # A daemon: it writes nothing, so it need not be waited for when the process ends.
-        threading.Thread(target=thread, name="kopf", daemon=True).start()
+        # A daemon: it writes nothing, so the process may end without it when it takes too long.
+        running = threading.Thread(target=thread, name="kopf", daemon=True)
+        running.start()
         try:
             await ended
         finally:
             self._stop()
+            await asyncio.to_thread(running.join, _END_SECONDS)
 
     async def _kopf(self) -> None:
         # When a watch fails, kopf ends with its error, which is logged once; each task that fails with it would tell it again.
@@ -120,6 +123,8 @@ class Watcher:
         finally:
             self._stop = lambda: None
             beat.cancel()
+            # Connections over TLS close a moment after they were told to; a loop that ends before leaks them.
+            await asyncio.sleep(0.25)
 
     async def _keep_beating(self) -> None:
         while True:

@@ -69,7 +69,9 @@ def _ask(view: View, name: str, question: str) -> Resolved | None:
             view.draft.condition("Resolved", False, reason="Resolving", message="asking the registry")
         return None
     pods = observe.newest_last(pod for pod in observe.of_kind(view.children, "Pod") if observe.of_job(pod, name))
-    state = observe.job_state(job)
+    state = observe.job_end(job, pods, now=view.now)
+    if late := observe.told_late(job, pods, now=view.now):
+        view.waits.append(late)
     over = [pod for pod in pods if observe.phase(pod) in ("Succeeded", "Failed")]
     if state is None:
         if why := observe.waiting(pods, now=view.now):

@@ -151,6 +151,9 @@ def _next_look(view: View) -> float | None:
     limit, started = view.job.spec.active_deadline_seconds, view.draft.status.get("startTime")
     if limit is not None and started is not None:
         waits.append((times.parse_timestamp(started) + timedelta(seconds=limit) - view.now).total_seconds() + 0.5)
+    for job in observe.of_kind(view.children, "Job"):
+        if late := observe.told_late(job, view.children, now=view.now):
+            waits.append(late)
     for pod in observe.of_kind(view.children, "Pod"):
         if since := observe.unscheduled_since(pod):
             patience = times.seconds(view.job.spec.scheduling.gang_timeout)

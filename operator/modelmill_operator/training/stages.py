@@ -114,7 +114,7 @@ def _run(view: View, stage: str, make: Callable[[], Object]) -> tuple[Outcome, S
         view.creates.append(Create(object=make()))
         return RUNNING, None
     pods = [pod for pod in observe.of_kind(view.children, "Pod") if observe.of_job(pod, name)]
-    state = observe.job_state(job)
+    state = observe.job_end(job, pods, now=view.now)
     entry["failures"] = int(job.get("status", {}).get("failed", 0))
     if state == "Complete":
         return _completed(view, stage, pods)

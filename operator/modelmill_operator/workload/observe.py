@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from modelmill.contract import names, result
@@ -21,6 +21,7 @@ STUCK = frozenset(
     )
 )
 SLOW_START = timedelta(seconds=40)
+TOLD_LATE = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +149,24 @@ def job_state(job: Object) -> str | None:
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
             return str(condition["type"])
     return None
+
+
+def job_end(job: Object, pods: Iterable[Object], *, now: datetime) -> str | None:
+    """As `job_state`, but None also while the end of its pod, which has the result, may still be on its way."""
+    return None if told_late(job, pods, now=now) > 0 else job_state(job)
+
+
+def told_late(job: Object, pods: Iterable[Object], *, now: datetime) -> float:
+    """Seconds to wait for the pod of a Job that is over. Jobs and pods are watched by two streams, and either may be behind."""
+    state = job_state(job)
+    wanted = {"Complete": "Succeeded", "Failed": "Failed"}.get(state or "")
+    if state is None or any(
+        pod["kind"] == "Pod" and of_job(pod, job["metadata"]["name"]) and phase(pod) == wanted for pod in pods
+    ):
+        return 0.0
+    moments = [c.get("lastTransitionTime") for c in job["status"]["conditions"] if c["type"] == state]
+    since = datetime.fromisoformat(moments[0]) if moments[0] else datetime.min.replace(tzinfo=UTC)
+    return max(0.0, (since + TOLD_LATE - now).total_seconds())
 
 
 def job_message(job: Object) -> str:
