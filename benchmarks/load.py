@@ -33,6 +33,8 @@ class Report:
     failed: int
     codes: dict[str, int] = field(default_factory=dict)
     """Answers by HTTP status; `refused` and `broken` are connections."""
+    errors: tuple[str, ...] = ()
+    """What happened to those, each kind of error once, with the second in which it came first."""
     rps: float = 0.0
     p50_millis: float | None = None
     p99_millis: float | None = None
@@ -59,6 +61,7 @@ class Load:
         self._request = f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
         self._connections = connections
         self._codes: Counter[str] = Counter()
+        self._errors: dict[str, float] = {}
         self._latencies: list[float] = []
         self._began = self._ended = time.perf_counter()
         self._deadline = float("inf")
@@ -82,6 +85,7 @@ class Load:
             ok=ok,
             failed=self._codes.total() - ok,
             codes=dict(self._codes),
+            errors=tuple(f"{second:.1f} s: {error}" for error, second in self._errors.items()),
             rps=ok / seconds,
             p50_millis=_percentile(ordered, 0.50),
             p99_millis=_percentile(ordered, 0.99),
@@ -91,18 +95,21 @@ class Load:
         while time.perf_counter() < self._deadline:
             try:
                 reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
-            except OSError:
-                self._codes[REFUSED] += 1
-                await asyncio.sleep(PAUSE_AFTER_FAILURE)
+            except OSError as error:
+                await self._failed(REFUSED, error)
                 continue
             try:
                 while time.perf_counter() < self._deadline and await self._exchange(reader, writer):
                     pass
-            except (OSError, ValueError, EOFError, TimeoutError):
-                self._codes[BROKEN] += 1
-                await asyncio.sleep(PAUSE_AFTER_FAILURE)
+            except (OSError, ValueError, EOFError, TimeoutError) as error:
+                await self._failed(BROKEN, error)
             finally:
                 writer.close()
+
+    async def _failed(self, code: str, error: Exception) -> None:
+        self._codes[code] += 1
+        self._errors.setdefault(f"{code}: {type(error).__name__}: {error}", time.perf_counter() - self._began)
+        await asyncio.sleep(PAUSE_AFTER_FAILURE)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request; whether the connection may be used again."""

@@ -24,6 +24,8 @@ def documents(*, image: str, forward: bool) -> list[dict[str, Any]]:
         "args": ["-conf", "/etc/coredns/Corefile"],
         "volumeMounts": [{"name": "settings", "mountPath": "/etc/coredns"}],
         "command": ["/bin/coredns"],
+        # Without, a busy node starves it, and every connection by name with it.
+        "resources": {"requests": {"cpu": "100m", "memory": "70Mi"}},
         "readinessProbe": {**ready, "periodSeconds": 1, "timeoutSeconds": 5},
         # One that started while the API was away never gets ready by itself.
         "livenessProbe": {**ready, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
