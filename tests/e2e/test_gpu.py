@@ -72,7 +72,7 @@ def test_the_reason_of_the_scheduler_is_told_while_no_worker_finds_a_card(space:
 
 
 def _gave_back(found: kube.Object) -> bool:
-    return int(found["status"].get("releases", 0)) >= 1 and kube.condition(found, "WorkersReady") is not None
+    return int(found.get("status", {}).get("releases", 0)) >= 1 and kube.condition(found, "WorkersReady") is not None
 
 
 def _held(space: kube.Namespace, *, phases: tuple[str, ...]) -> dict[str, int]:

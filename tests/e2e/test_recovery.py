@@ -34,7 +34,7 @@ def job(name: str, *, pause: str = "0.05") -> kube.Object:
 
 
 def step(job: kube.Object) -> int:
-    return int(job["status"].get("progress", {}).get("step", 0))
+    return int(job.get("status", {}).get("progress", {}).get("step", 0))
 
 
 @pytest.fixture(scope="module")
