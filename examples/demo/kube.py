@@ -95,7 +95,7 @@ def client_pod(name: str, *, image: str, files: dict[str, str]) -> list[Object]:
         "command": ["python", "-c", "import signal; signal.sigwait({signal.SIGTERM})"],
         "securityContext": security,
         # Without, a busy node gives it nothing: it would measure its own waiting.
-        "resources": {"requests": {"cpu": "200m"}},
+        "resources": {"requests": {"cpu": "100m"}},
         "volumeMounts": [{"name": "files", "mountPath": "/files"}],
     }
     spec = {
