@@ -24,7 +24,7 @@ from tests.cluster.controlplane import ControlPlane
 
 Json = dict[str, Any]
 CHILDREN = [kind for kind in WATCHED.values() if not kind.own]
-POLL = 0.25
+POLL = 0.4
 
 
 class Player:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -186,7 +186,7 @@ def quiet(plane: ControlPlane) -> None:
 def restarted_api_server(_: ControlPlane) -> None:
     with control_plane() as own:
         own.kubectl("apply", "-f", str(CRDS))
-        wait_until(lambda: "trainingjobs" in own.kubectl("api-resources"), "our kinds are served", seconds=30)
+        wait_until(lambda: own.kubectl("api-resources").count("modelmill.io/") == 2, "our kinds are served", seconds=30)
         with cut_off(own, "restarted") as (_between, running):
             own.stop_apiserver()
             time.sleep(120)
@@ -218,53 +218,56 @@ SCENARIOS: dict[str, Callable[[ControlPlane], None]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Iterator[dict[str, Future[None]]]:
-    """All scenarios, under way."""
-    with control_plane() as plane, ThreadPoolExecutor(max_workers=len(SCENARIOS)) as pool:
-        plane.kubectl("apply", "-f", str(CRDS))
-        wait_until(lambda: "trainingjobs" in plane.kubectl("api-resources"), "our kinds are served", seconds=30)
-        yield {name: pool.submit(scenario, plane) for name, scenario in SCENARIOS.items()}
+@pytest.mark.scenario("failover")
+def test_a_leader_killed_with_9_is_replaced_within_seconds_and_writes_no_more(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-def test_a_leader_killed_with_9_is_replaced_within_seconds_and_writes_no_more(outcomes: dict[str, Future[None]]) -> None:
-    outcomes["failover"].result()
+@pytest.mark.scenario("partitioned")
+def test_a_leader_that_was_cut_off_ends_without_a_write_when_another_leads(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-def test_a_leader_that_was_cut_off_ends_without_a_write_when_another_leads(outcomes: dict[str, Future[None]]) -> None:
-    outcomes["partitioned"].result()
+@pytest.mark.scenario("handover")
+def test_a_leader_that_is_asked_to_stop_hands_over_at_once(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-def test_a_leader_that_is_asked_to_stop_hands_over_at_once(outcomes: dict[str, Future[None]]) -> None:
-    outcomes["handover"].result()
+@pytest.mark.scenario("watch-error-500")
+def test_an_error_in_a_watch_ends_nothing(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-@pytest.mark.parametrize("code", [500, 410])
-def test_an_error_in_a_watch_ends_nothing(outcomes: dict[str, Future[None]], code: int) -> None:
-    outcomes[f"watch-error-{code}"].result()
+@pytest.mark.scenario("watch-error-410")
+def test_a_watch_that_is_told_its_history_is_gone_goes_on(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-def test_a_history_that_is_gone_leaves_no_ghosts(outcomes: dict[str, Future[None]]) -> None:
-    outcomes["gone"].result()
+@pytest.mark.scenario("gone")
+def test_a_history_that_is_gone_leaves_no_ghosts(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-def test_a_token_that_is_refused_for_a_while_ends_nothing(outcomes: dict[str, Future[None]]) -> None:
-    outcomes["unauthorized"].result()
+@pytest.mark.scenario("unauthorized")
+def test_a_token_that_is_refused_for_a_while_ends_nothing(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-def test_resources_made_anew_under_their_old_names_while_cut_off_get_their_own_children(
-    outcomes: dict[str, Future[None]],
-) -> None:
-    outcomes["unreachable"].result()
+@pytest.mark.scenario("unreachable")
+def test_resources_made_anew_under_their_old_names_while_cut_off_get_their_own_children(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-def test_503_for_90_seconds_ends_nothing(outcomes: dict[str, Future[None]]) -> None:
-    outcomes["unavailable"].result()
+@pytest.mark.scenario("unavailable")
+def test_503_for_90_seconds_ends_nothing(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-def test_an_api_server_gone_for_120_seconds_ends_nothing(outcomes: dict[str, Future[None]]) -> None:
-    outcomes["restarted"].result()
+@pytest.mark.scenario("restarted")
+def test_an_api_server_gone_for_120_seconds_ends_nothing(outcome: Future[None]) -> None:
+    outcome.result()
 
 
-def test_200_resources_at_rest_cause_no_write_while_sweeps_and_resyncs_go_on(outcomes: dict[str, Future[None]]) -> None:
-    outcomes["quiet"].result()
+@pytest.mark.scenario("quiet")
+def test_200_resources_at_rest_cause_no_write_while_sweeps_and_resyncs_go_on(outcome: Future[None]) -> None:
+    outcome.result()
