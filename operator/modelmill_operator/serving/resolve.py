@@ -12,7 +12,7 @@ from datetime import timedelta
 import msgspec
 
 from modelmill.contract import result
-from modelmill_operator.actions import Create
+from modelmill_operator.actions import Create, applied_hash
 from modelmill_operator.api import times
 from modelmill_operator.api.model_service_status import Resolved
 from modelmill_operator.serving import manifests
@@ -30,7 +30,9 @@ def advance(view: View) -> Resolved | None:
     if known and known.hash == question and moved in (None, known.version) and not _published_since(view, known.time):
         _drop_jobs(view, keep=None)
         return known
-    occasion = _digest(question, str(moved), str(view.signals.published_at), str(view.service.status.resolve_failures))
+    # Another image or other overrides make another Job: the old one may wait for ever for what is not there.
+    wanted = applied_hash(manifests.resolve(view.service, view.resource, name="", settings=view.settings))
+    occasion = _digest(wanted, str(moved), str(view.signals.published_at), str(view.service.status.resolve_failures))
     name = f"{view.service.metadata.name}-resolve-{occasion[:8]}"
     _drop_jobs(view, keep=name)
     if wait := _wait(view):

@@ -171,6 +171,15 @@ def test_an_empty_channel_is_asked_again_later_and_told_meanwhile() -> None:
     assert world.condition("Ready")["status"] == "True"
 
 
+def test_a_question_that_waits_for_an_image_is_asked_with_the_new_one_when_the_image_changes() -> None:
+    world = World(service(image="nowhere:1"), plan, results=Registry())
+    world.settle()
+    world.resource["spec"]["image"] = "somewhere:1"
+    world.settle()
+    (job,) = (child for (kind, _), child in world.children.items() if kind == "Job")
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "somewhere:1"
+
+
 def test_a_publication_in_the_cluster_is_asked_for_at_once_and_once() -> None:
     registry = Registry()
     registry.version = None
