@@ -73,7 +73,13 @@ class Engine:
             changed=self._loop.changed,
             look_at=self._loop.look_at,
         )
-        self._watcher = Watcher(settings, deliver=self._deliver, usable=self._sweeper.usable, restarted=self._watch_restarted)
+        self._watcher = Watcher(
+            settings,
+            deliver=self._deliver,
+            usable=self._sweeper.usable,
+            caught_up=self._sweeper.soon,
+            restarted=self.metrics.watch_restarts.inc,
+        )
         self._scaler = Scaler(
             settings,
             store=self.store,
@@ -173,10 +179,6 @@ class Engine:
         news = self.store.remove(item) if event == "DELETED" else self.store.upsert(item)
         if news:
             self._loop.changed(item)
-
-    def _watch_restarted(self) -> None:
-        self.metrics.watch_restarts.inc()
-        self._sweeper.soon()
 
     async def _serve(self, stack: AsyncExitStack, app: web.Application, *, port: int, tls: bool = False) -> None:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)

@@ -6,6 +6,7 @@ retries here: the work queue has them, with back-off for each resource.
 
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -148,9 +149,7 @@ class Client:
         limits = aiohttp.ClientTimeout(total=total, sock_connect=min(total, 10))
         what = f"{method} {path}"
         try:
-            token = await self._configuration.get_api_key_with_prefix("BearerToken")
-            if token:
-                headers["Authorization"] = token
+            headers |= await authorization(self._configuration)
             response = await self._rest.request(  # type: ignore[no-untyped-call]
                 method, url, headers=headers, body=body, _request_timeout=limits
             )
@@ -175,6 +174,18 @@ async def load_configuration() -> Configuration:
         path = os.environ.get("KUBECONFIG") or None
         await kube_config.load_kube_config(config_file=path, client_configuration=configuration)  # type: ignore[no-untyped-call]
     return configuration
+
+
+async def authorization(configuration: Configuration) -> dict[str, str]:
+    """The header that says who we are; none where a certificate says it. The token is read anew every minute."""
+    token = await configuration.get_api_key_with_prefix("BearerToken")
+    return {"Authorization": token} if token else {}
+
+
+def tls(configuration: Configuration) -> ssl.SSLContext:
+    """How the official client verifies the server and shows our certificate."""
+    context: ssl.SSLContext = RESTClientObject(configuration).ssl_context
+    return context
 
 
 def _error(what: str, status: int, data: bytes, retry_after: str | None) -> ApiError:

@@ -12,6 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from modelmill_operator.engine.kinds import Key
 
@@ -77,10 +78,10 @@ class WorkQueue:
         while (key := self.take()) is None:
             self._wake.clear()
             delay = self._delayed[0][0] - self._clock() if self._delayed else None
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout=delay)
-            except TimeoutError:
-                pass
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the event.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._wake.wait()
         return key
 
     def done(self, key: Key) -> None:

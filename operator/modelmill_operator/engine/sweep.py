@@ -68,11 +68,12 @@ class Sweeper:
                 await asyncio.sleep(_RETRY_SECONDS * random.uniform(1, 3))
             else:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._soon.wait(), self._settings.sweep_interval * random.uniform(0.8, 1.2))
+                    async with asyncio.timeout(self._settings.sweep_interval * random.uniform(0.8, 1.2)):
+                        await self._soon.wait()
                 self._soon.clear()
 
     def soon(self) -> None:
-        """The watches were cut off: what vanished meanwhile is not waited for."""
+        """The watches began anew: what vanished before is not waited for."""
         self._soon.set()
 
     async def sweep(self) -> int:

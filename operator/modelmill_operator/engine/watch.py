@@ -4,6 +4,9 @@ Only `on.event` handlers are used, and they do O(1) work: no finalizers, no anno
 kopf runs in a thread with an event loop of its own, because at its end it cancels every task that it finds in its loop. A watch
 error of any kind may end it (410 or 404 as the answer, an ERROR event, a login that fails); then it is begun anew in the same
 process, with a growing pause, for as long as the process lives: the store and the queue outlive it.
+
+What vanished before kopf listed is never told by it. So its requests are traced: once everything that it listed is also watched,
+`caught_up` is called, and a comparison with complete lists that begins then misses nothing.
 """
 
 import asyncio
@@ -16,10 +19,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import aiohttp
 import kopf
 
 from modelmill_operator.actions import Object
-from modelmill_operator.engine.client import load_configuration
+from modelmill_operator.engine.client import authorization, load_configuration, tls
 from modelmill_operator.engine.kinds import WATCHED
 from modelmill_operator.settings import Settings
 
@@ -49,10 +53,19 @@ class Watcher:
     """Runs kopf in a thread until it is stopped."""
 
     def __init__(
-        self, settings: Settings, *, deliver: Deliver, usable: Callable[[], Awaitable[None]], restarted: Callable[[], None]
+        self,
+        settings: Settings,
+        *,
+        deliver: Deliver,
+        usable: Callable[[], Awaitable[None]],
+        caught_up: Callable[[], None],
+        restarted: Callable[[], None],
     ) -> None:
-        self._settings, self._deliver, self._restarted = settings, deliver, restarted
-        self._usable = usable
+        self._settings, self._deliver, self._usable = settings, deliver, usable
+        self._caught_up, self._restarted = caught_up, restarted
+        spaces = settings.namespaces or (None,)
+        self._paths = {kind.path(namespace=space) for kind in WATCHED.values() for space in spaces}
+        self._unwatched: set[str] = set()
         self._stop: Callable[[], object] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._beat = time.monotonic()
@@ -133,10 +146,38 @@ class Watcher:
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry, id="login")(_login)
+        kopf.on.login(registry=registry, id="login")(self._login)
         for kind in WATCHED.values():
             kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id="event")(self._handler(kind.name))
         return registry
+
+    async def _login(self, **_: Any) -> kopf.AiohttpSession:
+        # Called each time the API server answers 401 or the expiry passes; the pause keeps kopf from asking dozens of times a
+        # second. kopf ends when it is given credentials that have failed before: a session is always a new one.
+        await asyncio.sleep(1)
+        configuration = await load_configuration()
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(self._answered)
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=tls(configuration)),
+            headers=await authorization(configuration),
+            trace_configs=[trace],
+            # An object may be larger than the default line of a stream.
+            read_bufsize=2**21,
+        )
+        expiration = datetime.now(UTC) + timedelta(seconds=LOGIN_SECONDS)
+        return kopf.AiohttpSession(server=configuration.host, aiohttp_session=session, expiration=expiration)
+
+    async def _answered(self, _session: object, _context: object, end: aiohttp.TraceRequestEndParams) -> None:
+        path = end.url.path
+        if end.method != "GET" or end.response.status != 200 or path not in self._paths:
+            return
+        if "watch" not in end.url.query:
+            self._unwatched.add(path)
+        elif path in self._unwatched:
+            self._unwatched.discard(path)
+            if not self._unwatched:
+                self._loop.call_soon_threadsafe(self._caught_up)
 
     def _handler(self, kind: str) -> Any:
         api_version = WATCHED[kind].api_version
@@ -147,24 +188,6 @@ class Watcher:
             self._loop.call_soon_threadsafe(self._deliver, event["type"], item)
 
         return handle
-
-
-async def _login(**_: Any) -> kopf.ConnectionInfo:
-    # Called each time the API server answers 401 or the expiry passes. The expiry makes each answer a new one: kopf ends when it
-    # is given credentials that have failed before; the pause keeps it from asking dozens of times a second.
-    await asyncio.sleep(1)
-    configuration = await load_configuration()
-    scheme, _sep, token = configuration.api_key.get("BearerToken", "").partition(" ")
-    return kopf.ConnectionInfo(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert or None,
-        insecure=not configuration.verify_ssl,
-        scheme=scheme or None,
-        token=token.strip() or None,
-        certificate_path=configuration.cert_file or None,
-        private_key_path=configuration.key_file or None,
-        expiration=datetime.now(UTC) + timedelta(seconds=LOGIN_SECONDS),
-    )
 
 
 def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
