@@ -30,7 +30,15 @@ def registry(space: kube.Namespace, s3: S3) -> kube.Object:
 
 
 @pytest.fixture(scope="module")
-def jobs(space: kube.Namespace, registry: kube.Object) -> list[kube.Object]:
+def locked_out(space: kube.Namespace, registry: kube.Object, s3: S3) -> None:
+    """A service with credentials that the server does not know."""
+    keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_ENDPOINT_URL_S3": s3.endpoint}
+    space("create", "secret", "generic", "wrong", *(f"--from-literal={name}={value}" for name, value in keys.items()))
+    space.apply(serving.service("locked-out", registry={**registry, "credentials": {"secretName": "wrong"}}))
+
+
+@pytest.fixture(scope="module")
+def jobs(space: kube.Namespace, registry: kube.Object, locked_out: None) -> list[kube.Object]:
     """Two jobs with one model, trained and published at the same time."""
     resources.data(space)
     quick = {
@@ -65,10 +73,8 @@ def test_a_service_serves_from_the_bucket(space: kube.Namespace, jobs: list[kube
     assert not any("persistentVolumeClaim" in volume for volume in pod["spec"]["volumes"])
 
 
-def test_wrong_credentials_are_told(space: kube.Namespace, jobs: list[kube.Object], registry: kube.Object, s3: S3) -> None:
-    keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_ENDPOINT_URL_S3": s3.endpoint}
-    space("create", "secret", "generic", "wrong", *(f"--from-literal={name}={value}" for name, value in keys.items()))
-    space.apply(serving.service("locked-out", registry={**registry, "credentials": {"secretName": "wrong"}}))
+@pytest.mark.usefixtures("locked_out")
+def test_wrong_credentials_are_told(space: kube.Namespace, s3: S3) -> None:
     found = space.until("modelservice", "locked-out", lambda found: "lastFailure" in found["status"], seconds=serving.SECONDS)
     told = kube.condition(found, "Resolved")
     assert told is not None

@@ -76,8 +76,8 @@ def test_another_key_in_the_secret_counts_without_a_restart(
         services["guarded"]["status"]["url"], serving.ROW, headers={"X-API-Key": "the-next-key"}, ca=certificate
     )
     space("patch", "secret", "keys", "-p", json.dumps({"stringData": {"apiKey": f"{KEY}\nthe-next-key"}}))
-
-    # The kubelet brings a changed Secret to the pods of its node every minute or so.
+    # The kubelet brings a changed Secret to a pod every minute or so, and when the pod changes.
+    space("annotate", "pod", "-l", "modelmill.io/modelservice=guarded", "looked=again")
     space.until("modelservice", "guarded", lambda _: serving.ask(space, request)[0].status == 200, seconds=180, every=3)
     assert all(
         status["restartCount"] == 0 for pod in serving.servers(space, "guarded") for status in pod["status"]["containerStatuses"]
