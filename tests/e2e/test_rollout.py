@@ -3,6 +3,8 @@
 The tests are the chapters of one story: they share a service and run in this order.
 """
 
+from collections.abc import Iterator
+
 import pytest
 
 from examples.demo import kube
@@ -37,14 +39,15 @@ def first(space: kube.Namespace) -> kube.Object:
 
 
 @pytest.fixture(scope="module")
-def failures(must: Record) -> dict[str, int]:
+def failures(must: Record) -> Iterator[dict[str, int]]:
     """Failed requests by chapter."""
-    return {}
+    found: dict[str, int] = {}
+    yield found
+    must("rollout_failed_requests", sum(found.values()), "1")
 
 
-def noted(traffic: serving.Traffic, failures: dict[str, int], must: Record, chapter: str) -> None:
+def noted(traffic: serving.Traffic, failures: dict[str, int], chapter: str) -> None:
     failures[chapter] = traffic.failed
-    must("rollout_failed_requests", sum(failures.values()), "1")
     assert traffic.failed == 0, traffic
     assert traffic.ok > 100
 
@@ -63,19 +66,17 @@ def training_job(name: str, **hyperparameters: object) -> kube.Object:
     return job
 
 
-def test_an_imported_version_rolls_out_by_itself(
-    space: kube.Namespace, first: kube.Object, failures: dict[str, int], must: Record
-) -> None:
+def test_an_imported_version_rolls_out_by_itself(space: kube.Namespace, first: kube.Object, failures: dict[str, int]) -> None:
     assert serving.answering_version(space, first) == 1
     with serving.traffic(space, first) as traffic:
         serving.publish(space, Version(seed=2))
         found = serving.served(space, 2, alone=True)
-    noted(traffic, failures, must, "import")
+    noted(traffic, failures, "import")
     assert serving.answering_version(space, found) == 2
 
 
 def test_pods_with_other_settings_replace_those_of_the_same_version(
-    space: kube.Namespace, first: kube.Object, failures: dict[str, int], must: Record
+    space: kube.Namespace, first: kube.Object, failures: dict[str, int]
 ) -> None:
     before = {pod["metadata"]["uid"] for pod in serving.servers(space)}
     with serving.traffic(space, first) as traffic:
@@ -86,28 +87,26 @@ def test_pods_with_other_settings_replace_those_of_the_same_version(
             return serving.serves(found, 2) and bool(now) and not now & before
 
         space.until("modelservice", "digits", replaced, seconds=serving.SECONDS, every=1.0)
-    noted(traffic, failures, must, "settings")
+    noted(traffic, failures, "settings")
 
 
-def test_a_trained_version_rolls_out_by_itself(
-    space: kube.Namespace, first: kube.Object, failures: dict[str, int], must: Record
-) -> None:
+def test_a_trained_version_rolls_out_by_itself(space: kube.Namespace, first: kube.Object, failures: dict[str, int]) -> None:
     with serving.traffic(space, first) as traffic:
         space.apply(training_job("better", epochs=5))
         job = resources.finished(space, "better")
         assert job["status"]["published"]["version"] == TRAINED
         found = serving.served(space, TRAINED, alone=True)
-    noted(traffic, failures, must, "trained")
+    noted(traffic, failures, "trained")
     assert serving.answering_version(space, found) == TRAINED
 
 
 def test_a_worse_model_is_refused_with_numbers_and_the_old_one_serves_on(
-    space: kube.Namespace, first: kube.Object, failures: dict[str, int], must: Record
+    space: kube.Namespace, first: kube.Object, failures: dict[str, int]
 ) -> None:
     with serving.traffic(space, first) as traffic:
         space.apply(training_job("worse", maxSteps=2))
         refused = resources.failed(space, "worse", seconds=serving.SECONDS)
-    noted(traffic, failures, must, "worse")
+    noted(traffic, failures, "worse")
     assert refused["reason"] == "GateRefused"
     job = space.get("trainingjob", "worse")
     (dense,) = job["status"]["variants"]
@@ -118,9 +117,7 @@ def test_a_worse_model_is_refused_with_numbers_and_the_old_one_serves_on(
     assert serving.answering_version(space, first) == TRAINED
 
 
-def test_a_broken_version_never_takes_traffic(
-    space: kube.Namespace, first: kube.Object, failures: dict[str, int], must: Record
-) -> None:
+def test_a_broken_version_never_takes_traffic(space: kube.Namespace, first: kube.Object, failures: dict[str, int]) -> None:
     with serving.traffic(space, first) as traffic:
         serving.publish(space, Version(seed=4, channel=None))
         weights = f"{serving.REGISTRY}/registry/{space.name}/digits/{BROKEN}/dense.safetensors"
@@ -132,7 +129,7 @@ def test_a_broken_version_never_takes_traffic(
 
         found = space.until("modelservice", "digits", refused, seconds=serving.SECONDS, every=1.0)
         assert serving.answering_version(space, found) == TRAINED
-    noted(traffic, failures, must, "broken")
+    noted(traffic, failures, "broken")
     failure = found["status"]["lastFailure"]
     assert failure["reason"] == "DigestMismatch"
     assert "dense.safetensors" in failure["message"]
@@ -144,13 +141,11 @@ def test_a_broken_version_never_takes_traffic(
     assert kube.holds(found, "Ready")
 
 
-def test_rollback_goes_back_to_what_served_before(
-    space: kube.Namespace, first: kube.Object, failures: dict[str, int], must: Record
-) -> None:
+def test_rollback_goes_back_to_what_served_before(space: kube.Namespace, first: kube.Object, failures: dict[str, int]) -> None:
     with serving.traffic(space, first) as traffic:
         serving.modelmill(space, "rollback", "digits")  # from the broken one
         serving.served(space, TRAINED, alone=True)
         assert "points to version 2" in serving.modelmill(space, "rollback", "digits")
         found = serving.served(space, 2, alone=True)
-    noted(traffic, failures, must, "rollback")
+    noted(traffic, failures, "rollback")
     assert serving.answering_version(space, found) == 2
