@@ -111,7 +111,8 @@ def test_the_service_answers_with_the_right_digits(space: kube.Namespace, servic
 
 def test_it_serves_the_smallest_variant_that_is_good_enough(digits: kube.Object, service: kube.Object) -> None:
     passed = {entry["name"]: entry["bytes"] for entry in digits["status"]["variants"] if entry["passed"]}
-    assert service["status"]["variant"] == min(passed, key=lambda name: passed[name])
+    # int8 and pruned are of one size here: which of the two is measured to be faster is chance.
+    assert passed[service["status"]["variant"]] == min(passed.values())
     assert service["status"]["version"] == digits["status"]["published"]["version"]
 
 
