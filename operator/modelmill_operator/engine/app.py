@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -220,6 +221,8 @@ class Engine:
 
 async def run(settings: Settings, *, planners: Mapping[str, Planner], answer: Answer) -> int:
     """Runs the operator until it is told to stop; the exit code of the process."""
+    # kopf's thread must not keep the lock of the interpreter for long whenever a request of ours goes out.
+    sys.setswitchinterval(0.001)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

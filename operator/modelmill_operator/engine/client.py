@@ -167,7 +167,8 @@ class Client:
 
 async def load_configuration() -> Configuration:
     """In a pod its service account, else the kubeconfig (KUBECONFIG, ~/.kube/config). Reads the files anew each time."""
-    configuration = Configuration()
+    # Not trust_env: for each request aiohttp would look for proxies and passwords in files, in a thread.
+    configuration = Configuration(client_session_kwargs={"trust_env": False})
     if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
         kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:

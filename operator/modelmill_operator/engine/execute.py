@@ -5,7 +5,7 @@ incarnation, a status is written only onto the very version that it was planned 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelmill.contract import names
@@ -40,10 +40,12 @@ class Executor:
     def __init__(self, writer: Writer, *, store: Store, events: EventRecorder) -> None:
         self._writer, self._store, self._events = writer, store, events
 
-    async def execute(self, resource: Object, actions: Sequence[Action]) -> bool:
-        """True when anything changed by it, so that it is worth to plan again."""
+    async def execute(self, resource: Object, actions: Sequence[Action], *, give_way: Callable[[], bool] = lambda: False) -> bool:
+        """True when anything changed by it, so that it is worth to plan again. Ends after a change when it is to give way."""
         effective = False
         for action in actions:
+            if effective and give_way():
+                break
             match action:
                 case Create():
                     effective |= await self._create(action.object)

@@ -128,7 +128,8 @@ class Loop:
         if resource is None or not self._is_ours(resource):
             return None
         plan = self._plan(key, resource)
-        effective = await self._executor.execute(resource, plan.actions)
+        # While new resources wait for their first child, the rest of a plan can wait: it will be planned again.
+        effective = await self._executor.execute(resource, plan.actions, give_way=lambda: self._queue.urgent_depth() > 0)
         self._signals.refuse(uid_of(resource), None)
         if effective:
             self.look_at(key)
@@ -164,7 +165,7 @@ class Loop:
 
     def _is_new(self, key: Key) -> bool:
         resource = self._store.resource(key)
-        return resource is not None and not resource.get("status")
+        return resource is not None and not resource.get("status") and not self._store.has_children(key)
 
     def _is_ours(self, resource: Object) -> bool:
         return not resource["metadata"].get("deletionTimestamp") and not resource["spec"].get("managedBy")

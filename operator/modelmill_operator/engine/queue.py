@@ -109,6 +109,7 @@ class WorkQueue:
         return len(self._waiting)
 
     def urgent_depth(self) -> int:
+        """How many urgent keys wait."""
         return len(self._urgent)
 
     def oldest_age(self) -> float:

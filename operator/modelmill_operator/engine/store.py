@@ -46,6 +46,10 @@ class Store:
         found = self._children.get(key, {}).items()
         return [child for _, child in sorted(found, key=lambda pair: pair[0]) if _label(child, names.LABEL_UID) == uid]
 
+    def has_children(self, key: Key) -> bool:
+        """Whether anything is labelled with this resource's name."""
+        return key in self._children
+
     def resources(self, kind: str | None = None) -> list[Key]:
         """Our own resources, of one kind or of both."""
         return [Key(*which) for which in self._objects if KINDS[which.kind].own and kind in (None, which.kind)]

@@ -14,7 +14,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +26,7 @@ import kopf
 from modelmill_operator.actions import Object
 from modelmill_operator.engine.client import authorization, load_configuration, tls
 from modelmill_operator.engine.kinds import WATCHED
+from modelmill_operator.engine.watch_settings import kopf_settings
 from modelmill_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,16 +39,6 @@ _RESTART_MIN, _RESTART_MAX = 1.0, 30.0
 _END_SECONDS = 8.0
 # One that ran for so long was fine: the next pause is short again.
 _RESTART_FORGIVEN = 60.0
-
-
-class EndlessBackoff:
-    """Pauses between kopf's attempts at one request: kopf gives up, and ends, when these do."""
-
-    def __iter__(self) -> Iterator[float]:
-        delay = 1.0
-        while True:
-            yield delay * random.uniform(0.8, 1.2)
-            delay = min(30.0, delay * 1.6)
 
 
 class Watcher:
@@ -66,6 +58,7 @@ class Watcher:
         spaces = settings.namespaces or (None,)
         self._paths = {kind.path(namespace=space) for kind in WATCHED.values() for space in spaces}
         self._unwatched: set[str] = set()
+        self._arrived: deque[tuple[str | None, Object]] = deque()
         self._stop: Callable[[], object] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._beat = time.monotonic()
@@ -185,31 +178,18 @@ class Watcher:
         async def handle(event: kopf.RawEvent, **_: Any) -> None:
             # Listed objects do not say what they are.
             item: Object = {**event["object"], "kind": kind, "apiVersion": api_version}
-            self._loop.call_soon_threadsafe(self._deliver, event["type"], item)
+            # One wake-up for all that has come until the engine gets to it: each costs a system call.
+            self._arrived.append((event["type"], item))
+            if len(self._arrived) == 1:
+                self._loop.call_soon_threadsafe(self._hand_over)
 
         return handle
 
-
-def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
-    """kopf tuned for watching alone, to survive what an API server does while it restarts."""
-    tuned = kopf.OperatorSettings()
-    # Whole seconds: the API server refuses others.
-    tuned.watching.server_timeout = round(settings.watch_timeout * random.uniform(0.9, 1.1))
-    tuned.watching.client_timeout = tuned.watching.server_timeout + 10
-    tuned.watching.connect_timeout = 10
-    tuned.watching.reconnect_backoff = 1
-    tuned.watching.chunk_size = 500
-    for kind in WATCHED.values():
-        if kind.selector:
-            tuned.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
-    tuned.networking.connect_timeout = 10
-    tuned.networking.request_timeout = settings.request_timeout
-    tuned.networking.error_backoffs = EndlessBackoff()
-    tuned.networking.enforce_retry_after = True
-    tuned.queueing.idle_timeout = 1
-    tuned.posting.enabled = False
-    tuned.scanning.disabled = True
-    # Never used, for nothing here makes kopf write; named after us so that a mistake would show whose it is.
-    tuned.persistence.finalizer = "modelmill.io/never-set"
-    tuned.process.ultimate_exiting_timeout = None
-    return tuned
+    def _hand_over(self) -> None:
+        while self._arrived:
+            try:
+                self._deliver(*self._arrived[0])
+            except Exception:
+                logger.exception("an event could not be taken in; the next sweep finds what it told")
+            # Taken out last: an event that comes meanwhile sees that the engine is at it.
+            self._arrived.popleft()

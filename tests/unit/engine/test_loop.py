@@ -267,3 +267,22 @@ def test_the_patch_turns_what_is_there_into_what_is_wanted(before: Object, wante
     patch = merge_patch(before, wanted)
     assert _merged(before, patch or {}) == wanted
     assert (patch is None) == (before == wanted)
+
+
+def test_new_resources_get_their_first_child_before_others_get_their_second() -> None:
+    api = FakeApi()
+    for number in range(5):
+        api.put(job(f"j{number}"))
+
+    def plan(resource: Object, children: Sequence[Object]) -> Plan:
+        names = {child["metadata"]["name"] for child in children}
+        wanted = [pod(f"{resource['metadata']['name']}-{index}", owner=resource) for index in range(2)]
+        creates = [Create(object=item) for item in wanted if item["metadata"]["name"] not in names]
+        return Plan(actions=(*creates, SetStatus(status={"pods": 2})))
+
+    asyncio.run(Harness(api, plan).settle(rounds=500))
+    assert api.writes[:4] == [("create", "Pod")] * 4
+    made = [place[2] for place in api.objects if place[0] == "Pod"]
+    assert {name[:2] for name in made[:5]} == {f"j{number}" for number in range(5)}
+    assert all(api.objects["TrainingJob", "default", f"j{number}"]["status"] == {"pods": 2} for number in range(5))
+    assert len(api.writes) == 15
