@@ -54,7 +54,7 @@ class Settings:
     lease_namespace: str = _setting("", "namespace of the Lease; empty uses the operator's own, or `default` outside a cluster")
     lease_duration: float = _setting(4.0, "how long a leader that fell silent keeps the Lease; whole seconds")
     lease_renew_interval: float = _setting(1.0, "how often the leader renews")
-    lease_retry_interval: float = _setting(0.5, "how often a standby looks whether the Lease is free")
+    lease_retry_interval: float = _setting(0.3, "how often a standby looks whether the Lease is free")
 
     workers: int = _setting(16, "resources that are reconciled at the same time")
     writes_per_second: float = _setting(300.0, "sustained limit of write requests to the API server")

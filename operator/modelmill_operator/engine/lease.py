@@ -51,7 +51,7 @@ class Lease:
         self._timeout = max(1.0, settings.lease_duration / 3)
         self._valid_until = 0.0
         self._seen: tuple[str | None, str | None, str | None] | None = None
-        self._seen_at = 0.0
+        self._free_at = 0.0
         self._led = False
         self._mine: Object | None = None
         self.taken = asyncio.Event()
@@ -66,8 +66,14 @@ class Lease:
                 await self.step()
             except ApiError as error:
                 logger.warning("lease: %s", error)
-            held = self.remaining() > 0 and self._mine is not None
-            await asyncio.sleep(self._settings.lease_renew_interval if held else self._settings.lease_retry_interval)
+            await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        """Until the next step. A standby does not oversleep the end of the Lease that it sees."""
+        if self._mine is not None and self.remaining() > 0:
+            return self._settings.lease_renew_interval
+        left = self._free_at - self._clock()
+        return min(self._settings.lease_retry_interval, left) if left > 0 else self._settings.lease_retry_interval
 
     async def step(self) -> None:
         """One attempt to claim or renew."""
@@ -130,9 +136,10 @@ class Lease:
             return True
         seen = (holder, spec.get("renewTime"), lease["metadata"].get("resourceVersion"))
         if seen != self._seen:
-            self._seen, self._seen_at = seen, self._clock()
+            duration = float(spec.get("leaseDurationSeconds") or self._settings.lease_duration)
+            self._seen, self._free_at = seen, self._clock() + duration
             return False
-        return self._clock() - self._seen_at >= float(spec.get("leaseDurationSeconds") or self._settings.lease_duration)
+        return self._clock() >= self._free_at
 
     async def _write(self, lease: Object) -> Object:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
