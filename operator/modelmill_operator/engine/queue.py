@@ -12,7 +12,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 from modelmill_operator.engine.kinds import Key
 
@@ -39,7 +38,7 @@ class WorkQueue:
         self._due: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
         self._order = itertools.count()
-        self._wake = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()
 
     def add(self, key: Key, *, urgent: bool = False) -> None:
         """Asks for a look at a resource."""
@@ -52,7 +51,7 @@ class WorkQueue:
         elif urgent and key not in self._urgent:
             # Its place among the others stays behind; `take` skips it.
             self._urgent.append(key)
-        self._wake.set()
+        self._wake()
 
     def add_later(self, key: Key, delay: float) -> None:
         """Asks for a look after a while, unless an earlier one is due already."""
@@ -60,7 +59,7 @@ class WorkQueue:
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             heapq.heappush(self._delayed, (due, next(self._order), key))
-            self._wake.set()
+            self._wake()
 
     def take(self) -> Key | None:
         """The next key to work on, if any; `done` or `failed` must follow."""
@@ -76,12 +75,18 @@ class WorkQueue:
     async def get(self) -> Key:
         """Waits for the next key to work on."""
         while (key := self.take()) is None:
-            self._wake.clear()
+            waiter = asyncio.get_running_loop().create_future()
+            self._idle.append(waiter)
             delay = self._delayed[0][0] - self._clock() if self._delayed else None
-            # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the event.
-            with suppress(TimeoutError):
+            try:
+                # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the result.
                 async with asyncio.timeout(delay):
-                    await self._wake.wait()
+                    await waiter
+            except TimeoutError:
+                pass
+            finally:
+                if waiter in self._idle:
+                    self._idle.remove(waiter)
         return key
 
     def done(self, key: Key) -> None:
@@ -115,6 +120,14 @@ class WorkQueue:
     def oldest_age(self) -> float:
         """For how long the key that waits longest could have been worked on already."""
         return self._clock() - next(iter(self._waiting.values())) if self._waiting else 0.0
+
+    def _wake(self) -> None:
+        """One key, one worker: waking them all for each costs more than most looks."""
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     def _finish(self, key: Key) -> None:
         self._working.discard(key)

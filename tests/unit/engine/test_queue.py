@@ -1,5 +1,7 @@
 """The queue: each key once, urgent ones first, failed ones later and later."""
 
+import asyncio
+
 from modelmill_operator.engine.budget import Budget
 from modelmill_operator.engine.kinds import Key
 from modelmill_operator.engine.queue import WorkQueue
@@ -99,3 +101,28 @@ def test_writes_beyond_the_burst_wait_for_their_token() -> None:
     assert [round(budget.reserve(), 3) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
     clock.now += 1
     assert budget.reserve() == 0
+
+
+def test_waiting_workers_get_each_key_once_whether_it_comes_now_or_later() -> None:
+    async def run() -> list[Key]:
+        queue = WorkQueue(retry_min=1, retry_max=60)
+        got: list[Key] = []
+
+        async def worker() -> None:
+            while True:
+                key = await queue.get()
+                got.append(key)
+                queue.done(key)
+
+        workers = [asyncio.create_task(worker()) for _ in range(3)]
+        await asyncio.sleep(0)
+        queue.add_later(C, 0.02)
+        queue.add(A)
+        queue.add(B)
+        await asyncio.sleep(0.2)
+        for one in workers:
+            one.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        return got
+
+    assert asyncio.run(run()) == [A, B, C]
