@@ -189,7 +189,9 @@ def _succeeds(command: list[str]) -> bool:
 
 def _written(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    # kube-proxy ends itself when its file is written to, whatever is written.
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -143,3 +144,11 @@ def test_gpus_that_are_played_are_given_out_one_by_one(plane: ControlPlane, name
         wait_until(lambda: "Insufficient nvidia.com/gpu" in plane.kubectl(*message), "the second pod waits for a GPU", seconds=30)
     finally:
         builtin.addons().set_gpus(0)
+
+
+def test_bringing_up_a_cluster_that_is_up_leaves_every_program_alone(plane: ControlPlane) -> None:
+    before = {name: plane.programs.find(name) for name in plane.programs.names()}
+    builtin.up()
+    time.sleep(2)  # kube-proxy takes a moment to end itself
+    assert {name: plane.programs.find(name) for name in plane.programs.names()} == before
+    assert None not in before.values()
