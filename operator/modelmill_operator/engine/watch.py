@@ -37,6 +37,7 @@ Deliver = Callable[[str | None, Object], None]
 LOGIN_SECONDS = 300
 _RESTART_MIN, _RESTART_MAX = 1.0, 30.0
 _END_SECONDS = 8.0
+_BEAT_SECONDS = 3.0
 # One that ran for so long was fine: the next pause is short again.
 _RESTART_FORGIVEN = 60.0
 
@@ -133,9 +134,16 @@ class Watcher:
             await asyncio.sleep(0.25)
 
     async def _keep_beating(self) -> None:
+        cancelled: set[asyncio.Task[Any]] = set()
         while True:
             self._beat = time.monotonic()
-            await asyncio.sleep(1)
+            await asyncio.sleep(_BEAT_SECONDS)
+            # A watch that was cancelled in the middle of its retries may not have noticed, and kopf, which ends because of
+            # another, would wait for it for ever: deaf, and not restarted.
+            still = {task for task in asyncio.all_tasks() if task.cancelling() and not task.done()}
+            for task in cancelled & still:
+                task.cancel()
+            cancelled = still
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
