@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -26,7 +27,7 @@ class JobView:
             self._stage = stage
             self._console.print(f"  stage [bold]{stage}[/]")
         why = (condition(job, "WorkersReady") or {}).get("message", "") if stage == "train" else ""
-        if why != self._why:
+        if why and why != self._why:
             self._why = why
             self._console.print(f"    {why}", style="dim", highlight=False)
         details = f"loss {progress.get('loss', '-')}  {progress.get('samplesPerSecond', '-')} samples/s"
@@ -50,10 +51,11 @@ def variants_table(job: Object) -> Table:
     """Every variant with what was measured on held-out data, and whether it passed."""
     entries: list[dict[str, Any]] = sorted(job["status"]["variants"], key=lambda entry: -entry.get("bytes", 0))
     dense = next(entry for entry in entries if entry["name"] == "dense")
-    table = Table(title=f"{job['spec']['model']['name']} version {job['status']['published']['version']}, on held-out data")
+    title = f"{job['spec']['model']['name']} version {job['status']['published']['version']}, on held-out data"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     metrics = sorted(dense["metrics"])
-    for heading in ("variant", *metrics, "bytes", "of dense", "latency", "gates"):
-        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    for heading in ("variant", *metrics, "bytes", "ratio", "ms/row", "gates"):
+        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=heading != "gates")
     for entry in entries:
         measured = [f"{float(entry['metrics'][metric]):.4f}" if metric in entry.get("metrics", {}) else "-" for metric in metrics]
         size = entry.get("bytes")
@@ -62,7 +64,7 @@ def variants_table(job: Object) -> Table:
             *measured,
             f"{size:,}" if size else "-",
             f"{size / dense['bytes']:.2f}" if size else "-",
-            f"{entry['latencyMillis']} ms" if "latencyMillis" in entry else "-",
+            f"{float(entry['latencyMillis']):.3f}" if "latencyMillis" in entry else "-",
             "passed" if entry.get("passed") else f"refused: {entry.get('reason', '')}",
         )
     return table
