@@ -89,6 +89,7 @@ class Ending:
     crashes: int = 0
     objects: list[tuple[Any, ...]] = field(default_factory=list)
     status: Any = None
+    told: Counter[tuple[str, str]] = field(default_factory=Counter)
     left: list[str] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -159,6 +160,8 @@ async def finish(player: Player, ending: Ending, kind: str) -> None:
     while before != (before := await snapshot(player, kind)):  # noqa: ASYNC110  # nothing tells that nothing happens
         await asyncio.sleep(2)
     ending.status, ending.objects = before
+    about = [event for event in await player.all("Event") if event["involvedObject"]["kind"] == kind]
+    ending.told = Counter((event["reason"], event["message"]) for event in about)
     await player.call("DELETE", KINDS[kind].path(namespace=player.namespace, name="digits"))
 
     async def nothing() -> bool:
@@ -259,6 +262,8 @@ def every_crash_point(plane: ControlPlane, *, name: str, scenario: Scenario) -> 
     calm, stormy = asyncio.run(everything())
     assert calm.crashes == 0
     assert calm.writes > 5
+    # Each thing once, although a life tells again what it finds.
+    assert calm.told and set(calm.told.values()) == {1}
     for number, ending in enumerate(stormy):
         assert ending.crashes == 1, f"write {number} never came"
         assert ending.status == calm.status, f"killed after write {number}"
