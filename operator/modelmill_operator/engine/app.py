@@ -216,7 +216,7 @@ class Engine:
         gauge("objects", "Objects in the store.", lambda: len(self.store))
         for kind in (kind for kind in WATCHED.values() if kind.own):
             text = f"{kind.name}s in the store."
-            gauge(kind.plural, text, lambda name=kind.name: len(self.store.resources(name)))  # type: ignore[misc]
+            gauge(kind.plural, text, lambda name=kind.name: len(self.store.resources(name)))  # type: ignore[misc]  # a default binds it
 
 
 async def run(settings: Settings, *, planners: Mapping[str, Planner], answer: Answer) -> int:

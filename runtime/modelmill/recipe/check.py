@@ -24,6 +24,7 @@ TORCH = {
     "FP32": torch.float32,
     "FP64": torch.float64,
 }
+"""The dtype of each of the signature's datatypes that a tensor can have."""
 ROWS = 2
 
 

@@ -10,25 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from modelmill.recipe.check import TORCH
 from modelmill.serve.datatypes import Array
 from modelmill.serve.rows import Rows
 from modelmill.signature import Signature
-
-TORCH = {
-    "BOOL": torch.bool,
-    "UINT8": torch.uint8,
-    "UINT16": torch.uint16,
-    "UINT32": torch.uint32,
-    "UINT64": torch.uint64,
-    "INT8": torch.int8,
-    "INT16": torch.int16,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "FP16": torch.float16,
-    "BF16": torch.bfloat16,
-    "FP32": torch.float32,
-    "FP64": torch.float64,
-}
 
 
 class WrongOutput(ValueError):
