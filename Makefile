@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export MODELMILL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/modelmill
 export MODELMILL_DATA ?= $(abspath ../shared/data)
+# Where byte code may not be written, every process compiles torch anew: 6 s of CPU.
+export PYTHONDONTWRITEBYTECODE :=
 PY := .venv/bin/python
 
 help: ## this list
@@ -27,7 +29,7 @@ format: venv ## rewrite the sources in the project's format
 	.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
 test-unit: venv ## unit tests: no cluster, seconds
-	$(PY) -m pytest -n 2 tests/unit
+	$(PY) -m pytest -n 3 --dist loadfile tests/unit
 
 test-control-plane: venv tools ## against a real etcd, API server and controller manager
 	@# Operators that a test crashes inside its own process close no socket: that is the point of it.

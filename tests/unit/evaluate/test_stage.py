@@ -17,6 +17,8 @@ from modelmill.evaluate import stage
 from modelmill.evaluate.errors import EvaluationError, TestDataNotFound
 from tests.unit.evaluate.helpers import DENSE, INT8, accuracy_gate, job, weights, write_data, write_recipe
 
+pytestmark = pytest.mark.usefixtures("torch_forkserver")
+
 STABLE = accuracy_gate(no_worse_than="stable")
 
 

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-import random
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,6 @@ from modelmill.contract.jobfile import Checkpoint, Data, JobFile
 
 RECIPES = Path(__file__).parent / "recipes"
 _context = multiprocessing.get_context("forkserver")
-# The first optimizer in a process imports torch._dynamo, which takes seconds of its own.
-_context.set_forkserver_preload(["modelmill.train.main", "torch._dynamo"])
 
 
 def job(folder: Path, *, recipe: str, hyperparameters: Mapping[str, Any], validation_fraction: float | None = None) -> JobFile:
@@ -30,7 +28,8 @@ class Ranks:
     """All ranks of one attempt; `wait` returns their exit codes."""
 
     def __init__(self, file: JobFile, *, world: int, folder: Path, accident: str = "") -> None:
-        port = str(random.randrange(15000, 19999))
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = str(probe.getsockname()[1])
         self._processes = []
         for rank in range(world):
             env = {

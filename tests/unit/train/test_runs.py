@@ -13,6 +13,8 @@ from modelmill.contract.jobfile import JobFile
 from modelmill.contract.report import Failure, Progress
 from tests.unit.train import gang
 
+pytestmark = pytest.mark.usefixtures("torch_forkserver")
+
 
 def story(file: JobFile) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(storage.read_bytes(workspace.training_uri(file)))
