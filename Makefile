@@ -37,7 +37,8 @@ test-control-plane: venv tools ## against a real etcd, API server and controller
 
 test-e2e: venv ## on a real cluster with real pods (JSON=file writes the promised figures); a cluster that it brought up goes again
 	@eval "$$($(PY) -m tests.cluster env)"; kubectl get --raw /readyz >/dev/null 2>&1 && was_up=yes; \
-	$(MAKE) --no-print-directory cluster && $(MAKE) --no-print-directory images-push && $(PY) -m pytest tests/e2e; code=$$?; \
+	$(MAKE) --no-print-directory cluster && $(MAKE) --no-print-directory images-push && \
+	$(PY) -m pytest -n 2 --dist loadfile -m "not alone" tests/e2e && $(PY) -m pytest -m alone tests/e2e; code=$$?; \
 	test -n "$$was_up" || $(MAKE) --no-print-directory cluster-down; exit $$code
 
 test: lint test-unit test-control-plane test-e2e ## everything

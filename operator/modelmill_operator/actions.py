@@ -104,8 +104,6 @@ class Signals:
 
     reports: Mapping[int, Report] = field(default_factory=dict)
     """TrainingJob: the latest report of each launcher, by gang index."""
-    report_ages: Mapping[int, float] = field(default_factory=dict)
-    """TrainingJob: seconds since the latest report of each launcher arrived, by gang index."""
     scaling: ScalingDecision | None = None
     """ModelService: the autoscaler's latest decision."""
     channel_version: int | None = None

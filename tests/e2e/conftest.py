@@ -4,10 +4,12 @@ Nothing is faked here: real kubelet, real pods, the operator installed by Helm. 
 collected by `must` and written to the file that the variable JSON names.
 """
 
+import fcntl
 import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +22,51 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 Record = Callable[[str, float, str], None]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cluster() -> None:
-    """kubectl and helm of the local cluster for this process, and the chart installed."""
-    ours = foreign.kind_of_cluster() == "built-in"
-    os.environ["PATH"] = build.search_path()
-    os.environ["KUBECONFIG"] = str(builtin.plane().kubeconfig if ours else foreign.kubeconfig())
-    if ours:
-        builtin.addons().recycle_volumes()
-    # Progress is otherwise written every 10 s at most: too rarely to catch a short job in the middle.
-    install.install("settings.progress_interval=2")
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alone: the test changes what tests in other processes need meanwhile")
 
 
 @pytest.fixture(scope="session")
-def must() -> Iterator[Record]:
+def shared(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Path:
+    """A folder of this run, which all its processes (`pytest -n`) see."""
+    folder = tmp_path_factory.getbasetemp().parent / testrun_uid
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster(shared: Path) -> None:
+    """kubectl and helm of the local cluster for this process, and the chart installed, by the first of all processes."""
+    ours = foreign.kind_of_cluster() == "built-in"
+    os.environ["PATH"] = build.search_path()
+    os.environ["KUBECONFIG"] = str(builtin.plane().kubeconfig if ours else foreign.kubeconfig())
+    with _locked(shared):
+        if (shared / "installed").exists():
+            return
+        if ours:
+            builtin.addons().recycle_volumes()
+        # Progress is otherwise written every 10 s at most: too rarely to catch a short job in the middle.
+        install.install("settings.progress_interval=2")
+        (shared / "installed").touch()
+
+
+@pytest.fixture(scope="session")
+def must(shared: Path, worker_id: str) -> Iterator[Record]:
     """Records a promised figure: must(name, value, unit)."""
     found: list[dict[str, Any]] = []
     yield lambda name, value, unit: found.append({"name": name, "value": value, "unit": unit})
+    (shared / f"must-{worker_id}.json").write_text(json.dumps(found))
     if path := os.environ.get("JSON"):
-        Path(path).write_text(json.dumps({"must": found}, indent=1) + "\n")
+        with _locked(shared):
+            every = [entry for part in sorted(shared.glob("must-*.json")) for entry in json.loads(part.read_text())]
+            Path(path).write_text(json.dumps({"must": every}, indent=1) + "\n")
 
 
 @pytest.fixture(scope="module")

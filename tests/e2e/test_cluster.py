@@ -133,6 +133,7 @@ def test_a_pod_reaches_the_api_and_a_server_of_the_host(plane: ControlPlane, nam
         server.shutdown()
 
 
+@pytest.mark.alone  # tests/e2e/test_gpu.py plays with the same cards
 def test_gpus_that_are_played_are_given_out_one_by_one(plane: ControlPlane, namespace: str) -> None:
     builtin.addons().set_gpus(1)
     try:

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from examples.demo import install, kube
 from tests.cluster import foreign, node
 from tests.e2e import registry, resources
 
+pytestmark = pytest.mark.alone
 SEED = 20
 LONGEST_PAUSE, MOST_KILLS = 6.0, 6
 """Seconds between a takeover and the next kill; more kills would only test the kubelet's back-off."""

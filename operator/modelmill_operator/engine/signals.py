@@ -1,7 +1,6 @@
 """What is known of a resource only in memory: reports of launchers, decisions of the autoscaler, the API server's refusals."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modelmill.contract.report import Report
@@ -10,7 +9,7 @@ from modelmill_operator.actions import ScalingDecision, Signals
 
 @dataclass(slots=True, kw_only=True)
 class _Facts:
-    reports: dict[int, tuple[Report, float]] = field(default_factory=dict)
+    reports: dict[int, Report] = field(default_factory=dict)
     scaling: ScalingDecision | None = None
     channel_version: int | None = None
     refused: str | None = None
@@ -19,18 +18,15 @@ class _Facts:
 class SignalBoard:
     """Facts by the uid of the resource: a resource created anew under an old name starts with none."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._facts: dict[str, _Facts] = {}
 
     def of(self, uid: str) -> Signals:
         facts = self._facts.get(uid)
         if facts is None:
             return Signals()
-        now = self._clock()
         return Signals(
-            reports={index: report for index, (report, _) in facts.reports.items()},
-            report_ages={index: now - at for index, (_, at) in facts.reports.items()},
+            reports=dict(facts.reports),
             scaling=facts.scaling,
             channel_version=facts.channel_version,
             refused=facts.refused,
@@ -38,14 +34,14 @@ class SignalBoard:
 
     def reports(self, uid: str) -> Mapping[int, Report]:
         facts = self._facts.get(uid)
-        return {} if facts is None else {index: report for index, (report, _) in facts.reports.items()}
+        return {} if facts is None else dict(facts.reports)
 
     def report(self, report: Report) -> Report | None:
         """Takes in a launcher's report; the one before it."""
         reports = self._of(report.uid).reports
         before = reports.get(report.index)
-        reports[report.index] = (report, self._clock())
-        return before[0] if before else None
+        reports[report.index] = report
+        return before
 
     def scale(self, uid: str, *, decision: ScalingDecision | None, channel_version: int | None) -> bool:
         """Takes in what the autoscaler found. True when a planner could act on it differently than before."""

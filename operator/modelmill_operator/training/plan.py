@@ -86,6 +86,9 @@ def _deadline(view: View) -> Outcome | None:
 
 def _conclude(view: View, kind: str, reason: str, message: str) -> None:
     view.draft.condition(kind, True, reason=reason, message=message)
+    if kind == "Failed":
+        # So that one condition tells how a job ended: kubectl's columns can show no other.
+        view.draft.condition("Succeeded", False, reason=reason, message=message)
     if view.draft.holds("WorkersReady"):
         view.draft.condition("WorkersReady", False, reason="Finished", message="the job is over")
     view.draft.set(stage=kind, completionTime=view.draft.now)

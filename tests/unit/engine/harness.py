@@ -39,7 +39,7 @@ class Harness:
 
     def __init__(self, api: FakeApi, plan: Planned, *, clock: Clock | None = None) -> None:
         self.api, self.clock, self.gate, self.metrics = api, clock or Clock(), Gate(), Metrics()
-        self.store, self.signals = Store(), SignalBoard(self.clock)
+        self.store, self.signals = Store(), SignalBoard()
         self.queue = WorkQueue(retry_min=1, retry_max=60, clock=self.clock)
         budget = Budget(rate=1e6, burst=1000)
         self.writer = Writer(api, fence=self.gate, budget=budget, store=self.store, metrics=self.metrics, timeout=30)

@@ -144,6 +144,9 @@ def test_an_error_that_the_user_must_mend_ends_the_job_at_once_with_its_reason()
     world.settle()
     assert world.condition("Failed")["reason"] == "ImportError"
     assert "no module x" in world.condition("Failed")["message"]
+    # What `kubectl get tj -o wide` shows as the reason of a job that succeeded or failed.
+    succeeded = world.condition("Succeeded")
+    assert (succeeded["status"], succeeded["reason"]) == ("False", "ImportError")
     assert world.condition("WorkersReady")["status"] == "False"
     assert world.pods(role="worker") == []
 
