@@ -5,6 +5,7 @@ export MODELMILL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/modelmill
 export MODELMILL_DATA ?= $(abspath ../shared/data)
 # Where byte code may not be written, every process compiles torch anew: 6 s of CPU.
 export PYTHONDONTWRITEBYTECODE :=
+export MYPY_CACHE_DIR ?= $(MODELMILL_CACHE)/mypy
 PY := .venv/bin/python
 
 help: ## this list
