@@ -7,12 +7,12 @@ free ones for each control plane that a test starts, so these never meet.
 from __future__ import annotations
 
 import os
-import random
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.pki import Authority, Certificate
+from tests.ports import free_ports
 
 SERVICE_RANGE = "10.96.0.0/16"
 SERVICE_OF_API = "10.96.0.1"
@@ -49,23 +49,6 @@ class Ports:
 def registry_port() -> int:
     """Where the cluster's image registry listens, on loopback."""
     return int(os.environ.get("MODELMILL_REGISTRY_PORT", "5000"))
-
-
-def free_ports(count: int) -> list[int]:
-    """Free ports below those that the kernel gives to outgoing connections: a stopped server finds its own free again."""
-    held: list[socket.socket] = []
-    try:
-        while len(held) < count:
-            candidate = socket.socket()
-            try:
-                candidate.bind(("127.0.0.1", random.randrange(20000, 30000)))
-                held.append(candidate)
-            except OSError:
-                candidate.close()
-        return [candidate.getsockname()[1] for candidate in held]
-    finally:
-        for candidate in held:
-            candidate.close()
 
 
 def node_address() -> str:

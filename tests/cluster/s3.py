@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.cluster import build
-from tests.cluster.config import free_ports
 from tests.cluster.controlplane import watched_folder
 from tests.cluster.process import ClusterError, Programs, http_status
+from tests.ports import free_ports
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

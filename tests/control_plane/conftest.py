@@ -33,7 +33,7 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]
     wanted: dict[str, Callable[[ControlPlane], None]] = {}
     for item in request.session.items:
         for mark in item.iter_markers("scenario"):
-            wanted[mark.args[0]] = item.getparent(pytest.Module).obj.SCENARIOS[mark.args[0]]  # type: ignore[union-attr]
+            wanted[mark.args[0]] = item.getparent(pytest.Module).obj.SCENARIOS[mark.args[0]]  # type: ignore[union-attr]  # each test has a module
     if not wanted:
         yield {}
         return

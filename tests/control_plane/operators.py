@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 from modelmill_operator.engine.kinds import KINDS
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.process import wait_until
+from tests.ports import free_port
 
 TOY = "tests.control_plane.toy_operator"
 REAL = "modelmill_operator"
@@ -102,12 +102,6 @@ def operator(kubeconfig: Path, *, namespace: str, flags: Sequence[str] = (), mod
         raise
     finally:
         running.kill9()
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 def training_job(name: str, *, namespace: str, **spec: Any) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Proxy:
 
     def cut(self) -> None:
         """Every open connection is reset."""
-        self._loop.call_soon_threadsafe(lambda: [transport.abort() for transport in list(self._transports)])  # type: ignore[attr-defined]
+        self._loop.call_soon_threadsafe(lambda: [transport.abort() for transport in list(self._transports)])  # type: ignore[attr-defined]  # write transports have it
 
     def say(self, event: dict[str, Any]) -> None:
         """Every open watch gets this event."""

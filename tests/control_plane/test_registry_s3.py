@@ -18,8 +18,8 @@ from modelmill.artifact.open import open_version
 from modelmill.artifact.registry import Registry
 from modelmill.contract.jobfile import JobFile, Resolve
 from modelmill.storage.s3 import S3Store
-from tests.cluster.config import free_ports
 from tests.cluster.s3 import S3, s3_server
+from tests.ports import free_ports
 from tests.unit.artifact.helpers import job_in, manifest_of, published, registry_at
 from tests.unit.artifact.test_publish import Killed
 from tests.unit.artifact.test_registry import CLAIM_MANY

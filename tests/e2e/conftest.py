@@ -62,9 +62,9 @@ def must(shared: Path, worker_id: str) -> Iterator[Record]:
     """Records a promised figure: must(name, value, unit)."""
     found: list[dict[str, Any]] = []
     yield lambda name, value, unit: found.append({"name": name, "value": value, "unit": unit})
-    (shared / f"must-{worker_id}.json").write_text(json.dumps(found))
     if path := os.environ.get("JSON"):
         with _locked(shared):
+            (shared / f"must-{worker_id}.json").write_text(json.dumps(found))
             every = [entry for part in sorted(shared.glob("must-*.json")) for entry in json.loads(part.read_text())]
             Path(path).write_text(json.dumps({"must": every}, indent=1) + "\n")
 

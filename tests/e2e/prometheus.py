@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import socket
 import subprocess
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from typing import Any
 import yaml
 
 from examples.demo import kube
+from tests.ports import free_port
 
 MONITORING = Path(__file__).parents[2] / "helm" / "modelmill" / "monitoring"
 
@@ -37,7 +37,7 @@ def running() -> Iterator[str]:
         (folder / "prometheus.yaml").write_text(json.dumps(_configuration(folder / "targets.json")))
         finder = threading.Thread(target=_find_targets, args=(folder / "targets.json", stop))
         finder.start()
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         command = ["prometheus", f"--config.file={folder}/prometheus.yaml", f"--web.listen-address={address}"]
         command += [f"--storage.tsdb.path={folder}/data", "--log.level=warn"]
         # No proxy of this machine leads to pods.
@@ -52,13 +52,6 @@ def running() -> Iterator[str]:
             finder.join()
             process.terminate()
             process.wait(timeout=30)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

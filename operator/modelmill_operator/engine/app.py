@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 
 from aiohttp import web
 
@@ -216,7 +217,10 @@ class Engine:
         gauge("objects", "Objects in the store.", lambda: len(self.store))
         for kind in (kind for kind in WATCHED.values() if kind.own):
             text = f"{kind.name}s in the store."
-            gauge(kind.plural, text, lambda name=kind.name: len(self.store.resources(name)))  # type: ignore[misc]  # a default binds it
+            gauge(kind.plural, text, partial(self._count, kind.name))
+
+    def _count(self, kind: str) -> int:
+        return len(self.store.resources(kind))
 
 
 async def run(settings: Settings, *, planners: Mapping[str, Planner], answer: Answer) -> int:

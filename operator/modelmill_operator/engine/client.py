@@ -150,9 +150,7 @@ class Client:
         what = f"{method} {path}"
         try:
             headers |= await authorization(self._configuration)
-            response = await self._rest.request(  # type: ignore[no-untyped-call]  # the client has no types
-                method, url, headers=headers, body=body, _request_timeout=limits
-            )
+            response = await self._rest.request(method, url, headers=headers, body=body, _request_timeout=limits)
             data = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{what}: {type(error).__name__} {error}".rstrip()) from error
@@ -170,10 +168,10 @@ async def load_configuration() -> Configuration:
     # Not trust_env: for each request aiohttp would look for proxies and passwords in files, in a thread.
     configuration = Configuration(client_session_kwargs={"trust_env": False})
     if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-        kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # the client has no types
+        kube_config.load_incluster_config(client_configuration=configuration)
     else:
         path = os.environ.get("KUBECONFIG") or None
-        await kube_config.load_kube_config(config_file=path, client_configuration=configuration)  # type: ignore[no-untyped-call]  # the client has no types
+        await kube_config.load_kube_config(config_file=path, client_configuration=configuration)
     return configuration
 
 

@@ -40,7 +40,7 @@ class Executor:
     def __init__(self, writer: Writer, *, store: Store, events: EventRecorder) -> None:
         self._writer, self._store, self._events = writer, store, events
 
-    async def execute(self, resource: Object, actions: Sequence[Action], *, give_way: Callable[[], bool] = lambda: False) -> bool:
+    async def execute(self, resource: Object, actions: Sequence[Action], *, give_way: Callable[[], bool]) -> bool:
         """True when anything changed by it, so that it is worth to plan again. Ends after a change when it is to give way."""
         effective = False
         for action in actions:

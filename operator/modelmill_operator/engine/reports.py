@@ -99,7 +99,7 @@ class ReportServer:
             self._queue.add(key)
         elif before.progress != report.progress:
             self._queue.add_later(key, self._settings.progress_interval)
-        return self._answer(job, self._signals.reports(report.uid), to=report)
+        return self._answer(job, self._signals.of(report.uid).reports, to=report)
 
     async def _job(self, key: Key, *, uid: str) -> Object | None:
         job = self._store.resource(key)

@@ -1,6 +1,5 @@
 """What is known of a resource only in memory: reports of launchers, decisions of the autoscaler, the API server's refusals."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modelmill.contract.report import Report
@@ -31,10 +30,6 @@ class SignalBoard:
             channel_version=facts.channel_version,
             refused=facts.refused,
         )
-
-    def reports(self, uid: str) -> Mapping[int, Report]:
-        facts = self._facts.get(uid)
-        return {} if facts is None else dict(facts.reports)
 
     def report(self, report: Report) -> Report | None:
         """Takes in a launcher's report; the one before it."""

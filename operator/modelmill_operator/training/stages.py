@@ -1,6 +1,7 @@
 """The stages that are plain Jobs: create one, watch it, and take its result from the termination message of its pod."""
 
 from collections.abc import Callable
+from functools import partial
 
 from modelmill.contract.result import StageResult, VariantResult
 from modelmill_operator.actions import Create, Object
@@ -26,7 +27,7 @@ def compress(view: View) -> Outcome:
         outcome, result = _run(
             view,
             stage,
-            lambda chosen=variant: manifests.compress(view.job, view.resource, variant=chosen, settings=view.settings),  # type: ignore[misc]  # a default binds it
+            partial(manifests.compress, view.job, view.resource, variant=variant, settings=view.settings),
         )
         if outcome.failed:
             view.draft.entry("variants", variant.name).update(passed=False, reason=f"{outcome.reason}: {outcome.message}"[:2000])

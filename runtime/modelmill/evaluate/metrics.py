@@ -2,7 +2,7 @@
 
 Outputs [N, C] are scores (logits) of C classes; [N] or [N, 1] is the score of the second of two classes, as binary
 cross entropy has it. Targets are class numbers. Averages over classes are macro: every class counts the same. They
-agree with scikit-learn's functions named below, given softmax probabilities.
+are defined as scikit-learn's functions named below, given softmax probabilities.
 """
 
 from dataclasses import dataclass

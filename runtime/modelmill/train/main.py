@@ -54,7 +54,7 @@ def _prepare(job: JobFile, *, recipe: Recipe, strategy: DataParallel) -> Run:
     if strategy.device.type == "cpu":
         # Resuming is exact to the bit on CPUs. Filling fresh memory would only hide reads of memory never written.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set at run time
     data.seed_generators(derive(job.seed, "model"))
     module = recipe.model().to(strategy.device)
     optimizer = recipe.optimizer(parameter for parameter in module.parameters() if parameter.requires_grad)

@@ -124,7 +124,7 @@ def test_only_the_incarnation_that_was_meant_is_deleted() -> None:
     asyncio.run(engine.sweeper.sweep())
     replaced = api.put(pod("a-worker-0", owner=owner))
     delete = Delete(kind="Pod", namespace="default", name="a-worker-0", uid=old["metadata"]["uid"])
-    asyncio.run(engine.executor.execute(owner, [delete]))
+    asyncio.run(engine.executor.execute(owner, [delete], give_way=lambda: False))
     assert api.objects["Pod", "default", "a-worker-0"] == replaced
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -25,6 +24,7 @@ from modelmill.contract.servicefile import ServiceFile
 from modelmill.serve.channel import current_version
 from modelmill.serve.loader import load
 from modelmill.serve.local import service_file
+from tests.ports import free_port
 from tests.unit.serve.support import running, service
 from tests.unit.serve.test_http import eventually
 
@@ -133,13 +133,6 @@ def test_the_process_serves_until_sigterm_and_exits_0(registry: Registry, publis
 def start(file: ServiceFile) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, ENV_SERVICE: codec.dumps(file)}
     return subprocess.Popen([sys.executable, "-m", "modelmill.serve"], env=environment, stderr=subprocess.DEVNULL)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def ask(url: str, content: Any = None) -> tuple[int, Any]:

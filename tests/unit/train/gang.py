@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from modelmill.contract import codec, names
 from modelmill.contract.jobfile import Checkpoint, Data, JobFile
+from tests.ports import free_port
 
 RECIPES = Path(__file__).parent / "recipes"
 _context = multiprocessing.get_context("forkserver")
@@ -28,8 +28,7 @@ class Ranks:
     """All ranks of one attempt; `wait` returns their exit codes."""
 
     def __init__(self, file: JobFile, *, world: int, folder: Path, accident: str = "") -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = str(probe.getsockname()[1])
+        port = str(free_port())
         self._processes = []
         for rank in range(world):
             env = {

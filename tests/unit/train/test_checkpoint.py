@@ -56,9 +56,9 @@ def made(optimizer: str = "AdamW", scheduler: str = "none", *, width: int = 3) -
 def stepped(model: nn.Module, trainee: Trainee, steps: int) -> None:
     for step in range(steps):
         model(torch.full((4, 2), 0.5 + step) * torch.arange(4).unsqueeze(1)).square().sum().backward()
-        trainee.optimizer.step()  # type: ignore[attr-defined]
+        trainee.optimizer.step()  # type: ignore[attr-defined]  # any Stateful, here a real one
         if trainee.scheduler is not None:
-            trainee.scheduler.step()  # type: ignore[attr-defined]
+            trainee.scheduler.step()  # type: ignore[attr-defined]  # any Stateful, here a real one
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
