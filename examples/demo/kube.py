@@ -1,9 +1,12 @@
 """kubectl, as the demo and the end-to-end tests use it: the real program, one call a line."""
 
 import json
+import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
+from select import select
 from typing import Any
 
 Object = dict[str, Any]
@@ -59,17 +62,46 @@ class Namespace:
     ) -> Object:
         """Looks until `holds` is true of the object; returns it. A TimeoutError shows the last status."""
         end = time.monotonic() + seconds
+        with closing(self._states(kind, name, every)) as states:
+            while True:
+                found = next(states)
+                if show:
+                    show(found)
+                if holds(found):
+                    return found
+                if time.monotonic() > end:
+                    status = json.dumps(found.get("status"), indent=1)
+                    raise TimeoutError(f"{kind} {name} not there after {seconds:g} s; status: {status}")
+
+    def _states(self, kind: str, name: str, every: float) -> Generator[Object]:
+        """What the object is now, after each change and at least each `every` seconds: what is looked at may be elsewhere.
+
+        One kubectl watches: one for each look took a seventh of the end-to-end tests' CPU."""
         while True:
             found = self.get(kind, name)
-            if show:
-                show(found)
-            if holds(found):
-                return found
-            if time.monotonic() > end:
-                raise TimeoutError(
-                    f"{kind} {name} not there after {seconds:g} s; status: {json.dumps(found.get('status'), indent=1)}"
-                )
-            time.sleep(every)
+            command = ["kubectl", "-n", self.name, "get", kind, name, "-o", "json", "--watch"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as watch:
+                try:
+                    yield from _documents(watch, found, every)
+                finally:
+                    watch.kill()
+
+
+def _documents(watch: "subprocess.Popen[bytes]", found: Object, every: float) -> Generator[Object]:
+    """The newest of kubectl's JSON documents, until the watch ends (the API server went, or hung up)."""
+    assert watch.stdout
+    text = b""
+    while True:
+        yield found
+        if not select([watch.stdout], [], [], every)[0]:
+            continue
+        read = os.read(watch.stdout.fileno(), 1 << 20)
+        if not read:
+            return
+        # kubectl indents: only the end of a document is a brace at a line's beginning.
+        *whole, text = (text + read).split(b"\n}\n")
+        if whole:
+            found = json.loads(whole[-1] + b"}")
 
 
 # Everything Modelmill runs fits the restricted pod security standard; namespaces here enforce it.
