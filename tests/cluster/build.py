@@ -138,10 +138,38 @@ def build(names: Iterable[str] = EVERYTHING) -> None:
         return
     if shutil.which("go") is None:
         raise SystemExit("go is not on PATH: install Go 1.26 or newer to build the local cluster's programs")
-    with _only_builder():
+    with _only_builder(), _fetched_ahead(missing):
         for name in missing:
             if not (_HOME[name].target / name).exists():  # another builder may have made it while we waited
                 _build_one(_HOME[name], name)
+
+
+@contextmanager
+def _fetched_ahead(names: Iterable[str]) -> Iterator[None]:
+    """While one program is compiled, which takes the processors, the others' modules come over the network."""
+    components = {component.name: component for component in map(_HOME.__getitem__, names)}
+    packages = ((one, [one.module + path for path in one.programs.values()]) for one in components.values())
+    commands = [
+        subprocess.Popen(
+            ["go", "list", "-deps", *paths],
+            cwd=one.source,
+            env=_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for one, paths in packages
+    ]
+    try:
+        yield
+    finally:
+        # A build that failed does not wait for them. What they could not fetch, the build says.
+        for command in commands:
+            command.terminate()
+            command.wait()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
 
 
 def _build_one(component: Component, name: str) -> None:
@@ -156,8 +184,7 @@ def _build_one(component: Component, name: str) -> None:
         made = Path(folder) / name
         command = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", component.link_flags(), "-o", str(made)]
         package = component.module + component.programs[name]
-        environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
-        ended = subprocess.run([*command, package], cwd=component.source, env=environment, check=False)
+        ended = subprocess.run([*command, package], cwd=component.source, env=_environment(), check=False)
         if ended.returncode != 0:
             raise SystemExit(f"building {name} failed: see the lines above; the module is {component.source}/go.mod")
         made.replace(component.target / name)
