@@ -3,3 +3,8 @@ bench-operator: venv tools ## 1,000 TrainingJobs at 50/s, at rest, and after kil
 	@$(PY) -m benchmarks.operator_burst $(if $(JSON),--json $(JSON))
 
 .PHONY: bench-operator
+
+bench-serving: venv ## our serving runtime beside six peers, answers checked, rounds interleaved (JSON=file ARGS="--workloads mlp --peers triton --rounds 2")
+	@$(PY) -m benchmarks.serving $(if $(JSON),--json $(JSON)) $(ARGS)
+
+.PHONY: bench-serving

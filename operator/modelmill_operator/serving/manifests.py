@@ -69,7 +69,7 @@ def server_template(service: ModelService, owner: Object, *, resolved: Resolved,
         env={names.ENV_SERVICE: codec.dumps(file)},
         env_from_secrets=registry.secrets(spec.registry, settings=settings),
         resources=spec.pod.resources,
-        ports={"http": names.PORT_SERVE, "admin": names.PORT_ADMIN},
+        ports={"http": names.PORT_SERVE, "admin": names.PORT_ADMIN, "grpc": names.PORT_GRPC},
         more=_probes(startup_seconds=_progress_deadline(service)),
     )
     labels = {names.LABEL_VERSION: str(resolved.version), "app.kubernetes.io/name": spec.model.name}

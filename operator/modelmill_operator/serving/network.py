@@ -17,7 +17,11 @@ def url(service: ModelService) -> str:
 
 def endpoint(service: ModelService, owner: Object, *, version: int) -> Object:
     """The Service. It selects the pods of one version alone: a version that does not load never takes traffic."""
-    ports = [{"name": "http", "port": service.spec.expose.port, "targetPort": "http", "protocol": "TCP"}]
+    ports: list[Object] = [{"name": "http", "port": service.spec.expose.port, "targetPort": "http", "protocol": "TCP"}]
+    if service.spec.expose.port != names.PORT_GRPC_SERVICE:
+        # Gateways speak HTTP/2 without TLS to what says so.
+        plain = {} if service.spec.security.tls else {"appProtocol": "kubernetes.io/h2c"}
+        ports.append({"name": "grpc", "port": names.PORT_GRPC_SERVICE, "targetPort": "grpc", "protocol": "TCP", **plain})
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -45,7 +49,7 @@ def disruption_budget(service: ModelService, owner: Object) -> Object:
 
 
 def policy(service: ModelService, owner: Object) -> Object:
-    """Anyone may reach the serving port; the admin port (metrics, probes) only pods of this cluster."""
+    """Anyone may reach the serving ports; the admin port (metrics, probes) only pods of this cluster."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -54,7 +58,7 @@ def policy(service: ModelService, owner: Object) -> Object:
             "podSelector": {"matchLabels": manifests.selector(service)},
             "policyTypes": ["Ingress"],
             "ingress": [
-                {"ports": [{"port": names.PORT_SERVE, "protocol": "TCP"}]},
+                {"ports": [{"port": port, "protocol": "TCP"} for port in (names.PORT_SERVE, names.PORT_GRPC)]},
                 {"from": [{"namespaceSelector": {}}], "ports": [{"port": names.PORT_ADMIN, "protocol": "TCP"}]},
             ],
         },

@@ -1,6 +1,7 @@
-"""The `modelmill` command: models, versions and channels of a registry.
+"""The `modelmill` command: models, versions and channels of a registry, serving on this machine, load.
 
-Errors are one line on stderr and exit code 1. torch is imported by `import` alone, so that the rest answers at once.
+Errors are one line on stderr and exit code 1. torch is imported by `import` and `serve` alone, so that the rest answers
+at once.
 """
 
 import json
@@ -11,7 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from modelmill.cli.bench import bench
+from modelmill.cli.options import Channel, Model, Namespace, Output, RegistryUrl, registry_at
 from modelmill.cli.output import Format, show, size
+from modelmill.cli.serve import serve
 from modelmill.failures import Fault
 
 app = typer.Typer(
@@ -19,36 +23,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: importing rich would take longer than all the rest
-    help="Models, versions and channels of a Modelmill registry.",
+    help="Models, versions and channels of a Modelmill registry; a server for them, and load for any server.",
 )
-
-RegistryUrl = Annotated[
-    str,
-    typer.Option(
-        "--registry",
-        envvar="MODELMILL_REGISTRY",
-        help="URL of the registry: s3://bucket/prefix (credentials in AWS_* variables), file:///path, or a folder.",
-    ),
-]
-Namespace = Annotated[
-    str, typer.Option("--namespace", "-n", envvar="MODELMILL_NAMESPACE", help="Kubernetes namespace that the models belong to.")
-]
-Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
-Model = Annotated[str, typer.Argument(help="Name of the model.", show_default=False)]
-Channel = Annotated[str, typer.Option("--channel", "-c", help="Name of the channel.")]
-
-
-def _registry(url: str, namespace: str) -> Any:
-    from modelmill.artifact.registry import Registry
-
-    return Registry(url=url if "://" in url else f"file://{Path(url).absolute()}", namespace=namespace)
 
 
 @app.command()
 def models(registry: RegistryUrl, namespace: Namespace = "default", output: Output = Format.table) -> None:
     """List the models of a namespace, with their newest version and channels."""
-    store = _registry(registry, namespace)
-    rows = []
+    store = registry_at(registry, namespace)
+    rows: list[dict[str, Any]] = []
     for model in store.models():
         channels = {name: channel.version for name, channel in store.channels(model).items()}
         versions = store.versions(model)
@@ -61,7 +44,7 @@ def models(registry: RegistryUrl, namespace: Namespace = "default", output: Outp
 @app.command()
 def versions(model: Model, registry: RegistryUrl, namespace: Namespace = "default", output: Output = Format.table) -> None:
     """List a model's versions, newest first: each variant with its size and figures, and the channels that point to it."""
-    store = _registry(registry, namespace)
+    store = registry_at(registry, namespace)
     found = store.versions(model)
     if not found:
         store.read_manifest(model, 1)  # says what there is instead
@@ -107,7 +90,7 @@ def promote(
     namespace: Namespace = "default",
 ) -> None:
     """Point a channel to a version; services that follow the channel roll over to it."""
-    store = _registry(registry, namespace)
+    store = registry_at(registry, namespace)
     before = store.channel(model, channel)
     after = store.promote(model, channel, store.read_manifest(model, version).pointer)
     _moved(model, channel, before, after)
@@ -116,7 +99,7 @@ def promote(
 @app.command()
 def rollback(model: Model, registry: RegistryUrl, channel: Channel = "stable", namespace: Namespace = "default") -> None:
     """Point a channel back to the version before the current one; repeat to go back further."""
-    store = _registry(registry, namespace)
+    store = registry_at(registry, namespace)
     before = store.channel(model, channel)
     _moved(model, channel, before, store.rollback(model, channel))
 
@@ -148,7 +131,7 @@ def import_(
     source = Source(
         weights=weights, recipe=recipe, entrypoint=entrypoint, hyperparameters=_object(hyperparameters), program=program
     )
-    committed = import_model(_registry(registry, namespace), model, source=source, channel=channel)
+    committed = import_model(registry_at(registry, namespace), model, source=source, channel=channel)
     version = committed.manifest.version
     typer.echo(f"published version {version} of model {model} ({committed.digest})")
     if channel is None:
@@ -163,6 +146,10 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise typer.BadParameter("not a JSON object", param_hint="--hyperparameters")
     return value
+
+
+app.command()(serve)
+app.command()(bench)
 
 
 def main() -> None:

@@ -40,6 +40,9 @@ TOKEN_AUDIENCE = "modelmill"
 
 PORT_SERVE = 8080
 PORT_ADMIN = 8081
+PORT_GRPC = 8082
+PORT_GRPC_SERVICE = 8001
+"""Of the Service: what clients of Triton and KServe expect."""
 PORT_REPORT = 8443
 
 EXIT_OK = 0

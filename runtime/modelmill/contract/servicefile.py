@@ -50,3 +50,4 @@ class ServiceFile:
     tls: Tls | None = None
     port: int = names.PORT_SERVE
     admin_port: int = names.PORT_ADMIN
+    grpc_port: int = names.PORT_GRPC

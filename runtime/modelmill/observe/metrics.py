@@ -4,23 +4,13 @@ Counts add up: every request is in `requests_total` once, under the code it was 
 before its answer counts as code 499 and in `cancelled_total`.
 """
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, generate_latest
+
+from modelmill.observe.series import Counter, Histogram
 
 PREFIX = "modelmill_serve"
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-
-# One more series for every counter and histogram, which nothing here reads.
-disable_created_metrics()
 
 
 class Metrics:
@@ -28,7 +18,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = self._counter("requests", "Requests by protocol and HTTP status", "protocol", "code")
+        self.requests = self._counter("requests", "Requests by protocol and status (HTTP's, or gRPC's name)", "protocol", "code")
         self.request_seconds = self._histogram("request_seconds", "From complete request to answer", SECONDS, "protocol")
         self.inferences = self._counter("inferences", "Rows the model answered")
         self.executions = self._counter("executions", "Batches the model ran")
@@ -47,6 +37,13 @@ class Metrics:
         self.ready = self._gauge("ready", "1 while the pod is ready")
         self.model_info = self._gauge("model_info", "1, with what is served", "model", "version", "variant", "digest")
 
+    def answered(self, protocol: str, code: str, seconds: float, received: int, sent: int) -> None:
+        """One request and its answer; sizes in bytes."""
+        self.requests.labels(protocol, code).value += 1
+        self.request_seconds.labels(protocol).observe(seconds)
+        self.received_bytes.inc(received)
+        self.sent_bytes.inc(sent)
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
@@ -54,7 +51,7 @@ class Metrics:
         return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"{PREFIX}_{name}", text, labels, registry=self.registry, buckets=buckets)
+        return Histogram(f"{PREFIX}_{name}", text, buckets, labels, registry=self.registry)
 
     def text(self) -> bytes:
         """The exposition format."""

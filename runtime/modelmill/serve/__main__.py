@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
@@ -33,21 +34,21 @@ def service_of_environment() -> ServiceFile:
     return codec.loads(ServiceFile, text)
 
 
-async def serve(service: ServiceFile) -> None:
-    """Serves until SIGTERM or SIGINT; raises when the model cannot be served."""
+async def serve(service: ServiceFile, *, hosts: Sequence[str] = (), propagation_seconds: float = PROPAGATION_SECONDS) -> None:
+    """Serves until SIGTERM or SIGINT, on all addresses unless told; raises when the model cannot be served."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(service, load=loader.load)
     try:
-        await server.start()
-        await _until_stopped(server, stop)
+        await server.start(hosts)
+        await _until_stopped(server, stop, propagation_seconds=propagation_seconds)
     finally:
         await server.close()
 
 
-async def _until_stopped(server: Server, stop: asyncio.Event) -> None:
+async def _until_stopped(server: Server, stop: asyncio.Event, *, propagation_seconds: float) -> None:
     loop, service = asyncio.get_running_loop(), server.service
     stopping = loop.create_task(stop.wait())
     loading = loop.create_task(server.load())
@@ -56,7 +57,7 @@ async def _until_stopped(server: Server, stop: asyncio.Event) -> None:
         loading.result()
         log.info("%s version %d (%s) is ready on port %d", service.model, service.version, service.variant, server.port)
         await stopping
-        left = await server.drain(propagation_seconds=PROPAGATION_SECONDS)
+        left = await server.drain(propagation_seconds=propagation_seconds)
         log.info("drained, %d requests left", left)
 
 

@@ -31,6 +31,10 @@ class NotFound(Refusal):
 class MethodNotAllowed(Refusal):
     status = 405
 
+    def __init__(self, message: str, *, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
 
 class UnsupportedEncoding(Refusal):
     status = 415

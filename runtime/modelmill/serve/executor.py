@@ -1,7 +1,8 @@
 """The executor: one thread that runs one piece of work at a time, so that the event loop never computes.
 
-torch releases the interpreter's lock inside its kernels, so the loop goes on reading and parsing meanwhile. The thread
-leaves a heartbeat, the time its current work began: liveness notices a hung execution by it.
+torch releases the interpreter's lock inside its kernels, so the loop goes on reading and parsing meanwhile. Work that
+takes less than handing it over runs in the loop itself (`run`). Both leave a heartbeat, the time the current work
+began: liveness notices a hung execution by it (a loop that hangs does not answer the probe at all).
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Outcome = tuple[T, None] | tuple[None, Exception]
 
 
 class Executor:
@@ -19,28 +21,31 @@ class Executor:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._began: float | None = None
         # A daemon: a hung execution must not keep a process from ending.
-        self._thread = threading.Thread(target=self._run, name="modelmill-executor", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="modelmill-executor", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _loop(self) -> None:
         while (work := self._work.get()) is not None:
-            self._began = time.monotonic()
             work()
+
+    def run(self, work: Callable[[], T]) -> Outcome[T]:
+        """Runs `work` here and now; what it returned, or what it raised."""
+        self._began = time.monotonic()
+        try:
+            return work(), None
+        except Exception as error:
+            return None, error
+        finally:
             self._began = None
 
-    def start(self, work: Callable[[], T], *, done: Callable[[T | None, Exception | None], None]) -> None:
-        """Runs `work`, then `done(result, error)` in the loop of the caller."""
+    def start(self, work: Callable[[], T], *, done: Callable[[Outcome[T]], None]) -> None:
+        """Runs `work` in the thread, then `done(outcome)` in the loop of the caller."""
         loop = asyncio.get_running_loop()
 
         def step() -> None:
-            result: T | None = None
-            failure: Exception | None = None
+            outcome = self.run(work)
             try:
-                result = work()
-            except Exception as error:
-                failure = error
-            try:
-                loop.call_soon_threadsafe(done, result, failure)
+                loop.call_soon_threadsafe(done, outcome)
             except RuntimeError:
                 # The loop is closed: nobody waits for the result any more.
                 pass
@@ -50,7 +55,8 @@ class Executor:
     async def call(self, work: Callable[[], T]) -> T:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-        def done(result: T | None, failure: Exception | None) -> None:
+        def done(outcome: Outcome[T]) -> None:
+            result, failure = outcome
             if future.cancelled():
                 return
             if failure:

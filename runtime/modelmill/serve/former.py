@@ -1,27 +1,35 @@
 """The batch former: which waiting rows run together, and when. Pure: it is told the time and does no I/O.
 
-The rules. Rows are counted, not requests. Only items with equal keys (names, datatypes, shapes) share a batch. Within
-a key the order is first come, first served. The former never waits: whoever asks for a batch has an idle executor, so
-the oldest item's group goes at once; while the executor is busy, rows gather by themselves. A full batch of another
-key may overtake a partial one until the partial one's oldest row has waited `max_latency_seconds`. Items that shared a
-failed batch come back through `retry` and run alone, before everything else.
+The rules. Rows are counted, not requests. Only items with equal keys (whatever cannot share an execution differs in
+it) share a batch. Within a key the order is priority, then first come, first served. The former never waits: whoever
+asks for a batch has an idle executor, so the first item's group goes at once; while the executor is busy, rows gather
+by themselves. A full batch of another key may overtake a partial one until the partial one's oldest row has waited
+`max_latency_seconds`, never one of a higher priority. Rows of different lengths that are padded to the longest share a
+batch with those of similar length (`modelmill.serve.similar`); the first item is always in it, so nobody starves.
+Items that shared a failed batch come back through `retry` and run alone, before everything else.
 """
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
+
+from modelmill.serve.options import DEFAULT_PRIORITY
+from modelmill.serve.similar import most_work
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Item(Generic[T]):
     key: Hashable
     rows: int
     arrived: float
-    deadline: float
     payload: T
+    length: int = 0
+    """Elements of one row along the dimensions that may be padded; 0 where nothing may."""
+    priority: int = DEFAULT_PRIORITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +40,12 @@ class Policy:
     """Items that may wait."""
     max_items: int = 0
     """Items in one batch, 0 = as many as fit."""
+    max_elements: int = 0
+    """Rows times padded length in one batch of more than one item, 0 = no limit."""
+    overhead_elements: int = 32
+    """What starting an execution costs, in the same measure."""
+    window: int = 32
+    """Among how many of the first items those of similar length are looked for."""
 
 
 @dataclass(slots=True)
@@ -39,10 +53,19 @@ class _Group(Generic[T]):
     items: dict[Item[T], None]
     """Insertion-ordered, with removal from the middle at no cost."""
     rows: int = 0
+    prioritized: int = 0
+    """How many items do not have the default priority."""
 
-    @property
-    def oldest(self) -> Item[T]:
-        return next(iter(self.items))
+    def ordered(self) -> Iterable[Item[T]]:
+        # Sorting is stable: equals stay in the order of arrival.
+        return sorted(self.items, key=lambda item: item.priority) if self.prioritized else self.items
+
+    def first(self) -> Item[T]:
+        return min(self.items, key=lambda item: item.priority) if self.prioritized else next(iter(self.items))
+
+    def count(self, item: Item[T], sign: int) -> None:
+        self.rows += sign * item.rows
+        self.prioritized += sign * (item.priority != DEFAULT_PRIORITY)
 
 
 class BatchFormer(Generic[T]):
@@ -60,11 +83,13 @@ class BatchFormer(Generic[T]):
         if self._waiting >= self.policy.queue_limit:
             return False
         for item in items:
-            if not 0 < item.rows <= self.policy.max_rows:
-                raise ValueError(f"an item has {item.rows} rows, a batch has 1 to {self.policy.max_rows}")
-            group = self._groups.setdefault(item.key, _Group({}))
+            if item.rows <= 0:
+                raise ValueError(f"an item has {item.rows} rows, at least 1 is needed")
+            group = self._groups.get(item.key)
+            if group is None:
+                group = self._groups[item.key] = _Group({})
             group.items[item] = None
-            group.rows += item.rows
+            group.count(item, 1)
         self._waiting += len(items)
         return True
 
@@ -80,30 +105,51 @@ class BatchFormer(Generic[T]):
             return (self._alone.popleft(),)
         if not self._groups:
             return ()
-        batch: list[Item[T]] = []
-        rows = 0
-        for item in self._choose(now).items:
-            rows += item.rows
-            if rows > self.policy.max_rows or len(batch) == (self.policy.max_items or len(batch) + 1):
-                break
-            batch.append(item)
+        group = self._choose(now)
+        batch = self._similar(group) if group.first().length else self._prefix(group.ordered())
         for item in batch:
             self.remove(item)
         return tuple(batch)
 
+    def _prefix(self, items: Iterable[Item[T]]) -> Sequence[Item[T]]:
+        """As many of the first as fit; the first one always does."""
+        batch: list[Item[T]] = []
+        rows = 0
+        for item in items:
+            rows += item.rows
+            if batch and (rows > self.policy.max_rows or len(batch) == self.policy.max_items):
+                break
+            batch.append(item)
+        return batch
+
+    def _similar(self, group: _Group[T]) -> Sequence[Item[T]]:
+        policy = self.policy
+        window = list(islice(group.ordered(), policy.window))
+        chosen = most_work(
+            [(item.rows, item.length) for item in window],
+            max_rows=policy.max_rows,
+            max_items=policy.max_items or len(window),
+            max_elements=policy.max_elements,
+            overhead=policy.overhead_elements,
+        )
+        return [window[i] for i in chosen]
+
     def _choose(self, now: float) -> _Group[T]:
-        oldest = min(self._groups.values(), key=lambda group: group.oldest.arrived)
-        if now - oldest.oldest.arrived >= self.policy.max_latency_seconds or len(self._groups) == 1:
-            return oldest
-        full = [group for group in self._groups.values() if group.rows >= self.policy.max_rows]
-        return min(full, key=lambda group: group.oldest.arrived, default=oldest)
+        if len(self._groups) == 1:
+            return next(iter(self._groups.values()))
+        firsts = {group.first(): group for group in self._groups.values()}
+        head = min(firsts, key=lambda item: (item.priority, item.arrived))
+        if now - head.arrived >= self.policy.max_latency_seconds:
+            return firsts[head]
+        full = [i for i, g in firsts.items() if i.priority == head.priority and g.rows >= self.policy.max_rows]
+        return firsts[min(full, key=lambda item: item.arrived, default=head)]
 
     def remove(self, item: Item[T]) -> bool:
         """Forgets an item whose client went away or whose time is up; False when it is not waiting."""
         group = self._groups.get(item.key)
         if group and item in group.items:
             del group.items[item]
-            group.rows -= item.rows
+            group.count(item, -1)
             if not group.items:
                 del self._groups[item.key]
         elif item in self._alone:
@@ -112,11 +158,3 @@ class BatchFormer(Generic[T]):
             return False
         self._waiting -= 1
         return True
-
-    def expire(self, now: float) -> tuple[Item[T], ...]:
-        """Removes and returns what can no longer be answered in time, before a device sees it."""
-        waiting = [*self._alone, *(item for group in self._groups.values() for item in group.items)]
-        late = tuple(item for item in waiting if item.deadline <= now)
-        for item in late:
-            self.remove(item)
-        return late

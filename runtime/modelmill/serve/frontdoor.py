@@ -4,33 +4,55 @@ A request is counted once, with the code of its answer. Those that end before or
 too large, a client that went away) are counted too, under the protocol `none`.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from modelmill.observe.concurrency import Concurrency
 from modelmill.observe.logs import AccessLog
 from modelmill.observe.metrics import Metrics
+from modelmill.serve import encoding
 from modelmill.serve.auth import ApiKeys
-from modelmill.serve.errors import Refusal, Unauthorized, UnsupportedEncoding
-from modelmill.serve.http import CLIENT_GONE, Handler, Request, Response, error_response
+from modelmill.serve.errors import MethodNotAllowed, Refusal, Unauthorized, UnsupportedEncoding
+from modelmill.serve.http import CLIENT_GONE, Handler, Pending, Request, Response, error_response
+from modelmill.serve.inference import Ask, Inference
 from modelmill.serve.router import Route, Router
+from modelmill.serve.rows import Rows
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
 """Need no API key: load balancers ask them."""
 
 
 class FrontDoor:
-    def __init__(self, routes: tuple[Route, ...], *, keys: ApiKeys | None, concurrency: Concurrency, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        routes: tuple[Route, ...],
+        *,
+        inference: Inference,
+        keys: ApiKeys | None,
+        concurrency: Concurrency,
+        metrics: Metrics,
+        max_body_bytes: int,
+    ) -> None:
+        """`max_body_bytes` is for bodies that arrive compressed: the listener sees to the others."""
+        self.inference = inference
+        self.concurrency = concurrency
+        self.max_body_bytes = max_body_bytes
         self._router = Router(routes)
         self._keys = keys
-        self._concurrency = concurrency
         self._metrics = metrics
         self._access = AccessLog()
+        # One, so that compression never takes more than one processor from the model.
+        self._coder = ThreadPoolExecutor(1, thread_name_prefix="modelmill-coder")
 
-    def __call__(self, request: Request) -> Any:
+    def __call__(self, request: Request) -> Response | Pending:
         began = time.perf_counter()
         protocol = "none"
         try:
@@ -38,64 +60,150 @@ class FrontDoor:
                 self._keys.check(request)
             route, values = self._router.find(request)
             protocol = route.protocol
-            if route.inference:
-                _refuse_encoded(request)
-                return self._infer(route, request, values, began)
+            if "content-encoding" in request.headers and (coding := encoding.coding_of(request)):
+                return Unpacking(self, request, coding, route=route, values=values, began=began)
             answer = route.endpoint(request, values)
-            assert isinstance(answer, Response)
+            if isinstance(answer, Ask):
+                return Exchange(self, request, answer, protocol=protocol, began=began)
         except Exception as error:
             answer = refused(error)
-        return self._finish(request, answer, protocol, began)
+        return self.finished(request, answer, protocol=protocol, began=began)
 
-    async def _infer(self, route: Route, request: Request, values: Mapping[str, str], began: float) -> Response:
-        self._concurrency.enter()
-        try:
-            answer = route.endpoint(request, values)
-            response = answer if isinstance(answer, Response) else await answer
-        except Exception as error:
-            response = refused(error)
-        finally:
-            self._concurrency.leave()
-        return self._finish(request, response, route.protocol, began)
+    def finished(self, request: Request, answer: Response, *, protocol: str, began: float) -> Response:
+        """An answer that did not need the model, as it is sent; such answers are small enough to be compressed here."""
+        if "accept-encoding" in request.headers and answer.length >= encoding.LEAST_BYTES:
+            answer = encoding.compressed(answer, request.headers["accept-encoding"])
+        self.count(request, answer, protocol=protocol, began=began)
+        return answer
 
-    def _finish(self, request: Request, response: Response, protocol: str, began: float) -> Response:
+    def in_thread(self, work: Callable[[], T], *, done: "Callable[[asyncio.Future[T]], None]") -> "asyncio.Future[T]":
+        future = asyncio.get_running_loop().run_in_executor(self._coder, work)
+        future.add_done_callback(done)
+        return future
+
+    def count(self, request: Request, response: Response, *, protocol: str, began: float) -> None:
         seconds = time.perf_counter() - began
-        sent = sum(memoryview(part).nbytes for part in response.body)
-        self._metrics.requests.labels(protocol, response.status).inc()
-        self._metrics.request_seconds.labels(protocol).observe(seconds)
-        self._metrics.received_bytes.inc(len(request.body))
-        self._metrics.sent_bytes.inc(sent)
+        received, sent = len(request.body), response.length
+        self._metrics.answered(protocol, str(response.status), seconds, received, sent)
         self._access.write(
             method=request.method,
             path=request.path,
             status=response.status,
             seconds=seconds,
-            received=len(request.body),
+            received=received,
             sent=sent,
         )
-        return response
 
     def unanswered(self, status: int) -> None:
         """For the listener: a request ended without passing here."""
-        self._metrics.requests.labels("none", status).inc()
+        self._metrics.requests.labels("none", str(status)).inc()
         if status == CLIENT_GONE:
             self._metrics.cancelled.inc()
 
 
-def _refuse_encoded(request: Request) -> None:
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedEncoding(f"Content-Encoding {encoding[:40]!r} is not supported: send the body as it is")
+class Exchange:
+    """One request for the model, from its decoding to its answer."""
+
+    __slots__ = ("_ask", "_began", "_call", "_coding", "_door", "_protocol", "_request", "_send")
+
+    def __init__(self, door: FrontDoor, request: Request, ask: Ask, *, protocol: str, began: float) -> None:
+        self._door = door
+        self._request = request
+        self._ask = ask
+        self._protocol = protocol
+        self._began = began
+        self._coding: asyncio.Future[Response] | None = None
+        self._call = door.inference.submit(ask.arrays, options=ask.options, done=self._done)
+        # Not before: what is refused at once is no load.
+        door.concurrency.enter()
+
+    def then(self, send: Callable[[Response], None]) -> None:
+        self._send = send
+
+    def cancel(self) -> None:
+        if self._coding:
+            self._coding.cancel()
+            self._coding = None
+            return
+        self._door.concurrency.leave()
+        self._call.cancel()
+
+    def _done(self, outcome: Rows | Refusal) -> None:
+        self._door.concurrency.leave()
+        try:
+            response = refused(outcome) if isinstance(outcome, Refusal) else self._ask.encode(outcome)
+        except Exception as error:
+            response = refused(error)
+        if "accept-encoding" in self._request.headers and response.length >= encoding.LEAST_BYTES:
+            work = partial(encoding.compressed, response, self._request.headers["accept-encoding"])
+            self._coding = self._door.in_thread(work, done=self._compressed)
+            return
+        self._door.count(self._request, response, protocol=self._protocol, began=self._began)
+        self._send(response)
+
+    def _compressed(self, future: asyncio.Future[Response]) -> None:
+        # Cancelling comes too late for what has just ended.
+        if future is not self._coding:
+            return
+        try:
+            response = future.result()
+        except Exception as error:
+            response = refused(error)
+        self._door.count(self._request, response, protocol=self._protocol, began=self._began)
+        self._send(response)
+
+
+class Unpacking:
+    """One request with a compressed body: once that is decompressed it goes the way of the others."""
+
+    def __init__(
+        self, door: FrontDoor, request: Request, coding: str, *, route: Route, values: Mapping[str, str], began: float
+    ) -> None:
+        self._door = door
+        self._request = request
+        self._route = route
+        self._values = values
+        self._began = began
+        self._gone = False
+        self._exchange: Exchange | None = None
+        work = partial(encoding.decompressed, request.body, coding, most_bytes=door.max_body_bytes)
+        self._work = door.in_thread(work, done=self._decompressed)
+
+    def then(self, send: Callable[[Response], None]) -> None:
+        self._send = send
+
+    def cancel(self) -> None:
+        self._gone = True
+        self._work.cancel()
+        if self._exchange:
+            self._exchange.cancel()
+
+    def _decompressed(self, future: asyncio.Future[bytes]) -> None:
+        if self._gone:
+            return
+        protocol = self._route.protocol
+        try:
+            answer = self._route.endpoint(replace(self._request, body=future.result()), self._values)
+            if isinstance(answer, Ask):
+                # With the request as it came: its bytes are counted as they were on the wire.
+                self._exchange = Exchange(self._door, self._request, answer, protocol=protocol, began=self._began)
+                self._exchange.then(self._send)
+                return
+        except Exception as error:
+            answer = refused(error)
+        self._send(self._door.finished(self._request, answer, protocol=protocol, began=self._began))
 
 
 def plain_handler(routes: tuple[Route, ...]) -> Handler:
     """Routes without key, metrics or log: the admin port."""
     router = Router(routes)
 
-    def handle(request: Request) -> Any:
+    def handle(request: Request) -> Response:
         try:
             route, values = router.find(request)
-            return route.endpoint(request, values)
+            answer = route.endpoint(request, values)
+            assert isinstance(answer, Response)
+            return answer
         except Exception as error:
             return refused(error)
 
@@ -109,6 +217,10 @@ def refused(error: Exception) -> Response:
     headers: list[tuple[str, str]] = []
     if error.retry_after is not None:
         headers.append(("Retry-After", str(error.retry_after)))
+    if isinstance(error, MethodNotAllowed):
+        headers.append(("Allow", error.allowed))
     if isinstance(error, Unauthorized):
         headers.append(("WWW-Authenticate", "Bearer"))
+    if isinstance(error, UnsupportedEncoding):
+        headers.append(("Accept-Encoding", ", ".join(encoding.CODINGS)))
     return error_response(error.status, str(error), headers=tuple(headers))

@@ -4,15 +4,21 @@ Protocols decode a request into arrays, pass here, and encode what comes back. W
 is right is decided here, once, in the same words for all.
 """
 
+import asyncio
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from modelmill.contract.servicefile import ServiceFile
-from modelmill.serve.batcher import Batcher
-from modelmill.serve.datatypes import Array
-from modelmill.serve.errors import NotFound, NotReady
-from modelmill.serve.rows import Rows, checked
-from modelmill.signature import Signature
+from modelmill.datatypes import Array
+from modelmill.serve.batcher import Batcher, Call
+from modelmill.serve.errors import NotFound, NotReady, Refusal
+from modelmill.serve.http import Response
+from modelmill.serve.options import DEFAULT, Options, options_of
+from modelmill.serve.rows import Rows
+from modelmill.serve.shapes import Shapes
+from modelmill.signature import Signature, Tensor
 
 
 class Phase(enum.Enum):
@@ -21,17 +27,32 @@ class Phase(enum.Enum):
     DRAINING = "draining"
 
 
+@dataclass(slots=True, kw_only=True)
+class Ask:
+    """A decoded request for the model, and how its answer is written."""
+
+    arrays: Mapping[str, Array]
+    encode: Callable[[Rows], Response]
+    options: Options = DEFAULT
+
+
 class Inference:
     def __init__(self, service: ServiceFile) -> None:
         self.model = service.model
         self.version = str(service.version)
         self.phase = Phase.LOADING
         self._signature: Signature | None = None
+        self._shapes: Shapes | None = None
+        self.inputs: Mapping[str, Tensor] = {}
+        """By name, once loaded."""
+        self.outputs: Mapping[str, Tensor] = {}
         self._batcher: Batcher | None = None
 
     def open(self, batcher: Batcher, *, signature: Signature) -> None:
         """The model is loaded and warm: from now on requests are answered."""
-        self._batcher, self._signature = batcher, signature
+        self._batcher, self._signature, self._shapes = batcher, signature, Shapes(signature)
+        self.inputs = {tensor.name: tensor for tensor in signature.inputs}
+        self.outputs = {tensor.name: tensor for tensor in signature.outputs}
         if self.phase is Phase.LOADING:
             self.phase = Phase.READY
 
@@ -39,6 +60,12 @@ class Inference:
     def loaded(self) -> bool:
         """True also while draining: requests that still arrive are answered."""
         return self._batcher is not None
+
+    def require(self, model: str, version: str | None = None) -> None:
+        """Raises unless this model in this version is loaded."""
+        self.find(model, version)
+        if self._batcher is None:
+            raise NotReady(f"model {self.model!r} is not ready: it is still loading")
 
     def find(self, model: str, version: str | None = None) -> None:
         """Raises unless this is the model and the version that this pod serves."""
@@ -53,7 +80,26 @@ class Inference:
             raise NotReady(f"model {self.model!r} is not ready: it is still loading")
         return self._signature
 
-    async def infer(self, arrays: Mapping[str, Array]) -> Rows:
-        if self._batcher is None:
+    def submit(self, arrays: Mapping[str, Array], *, options: Options = DEFAULT, done: Callable[[Rows | Refusal], None]) -> Call:
+        """Queues the request; `done` is called once in a later turn of the loop, unless the call is cancelled first."""
+        if self._batcher is None or self._shapes is None:
             raise NotReady(f"model {self.model!r} is not ready: it is still loading")
-        return await self._batcher.run(checked(self.signature.inputs, arrays))
+        return self._batcher.submit(self._shapes.checked(arrays), options=options, done=done)
+
+    async def infer(self, arrays: Mapping[str, Array], *, parameters: Mapping[str, Any]) -> Rows:
+        """The same for coroutines; cancelling the task cancels the request."""
+        future: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Rows | Refusal) -> None:
+            if future.cancelled():
+                return
+            if isinstance(outcome, Refusal):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        call = self.submit(arrays, options=options_of(parameters), done=done)
+        try:
+            return await future
+        finally:
+            call.cancel()

@@ -8,7 +8,10 @@ import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 
-from modelmill.serve.http import Connection, Handler, Limits
+from modelmill.serve.connection import Connection
+from modelmill.serve.http import Handler, Limits
+
+SCRATCH_BYTES = 256 << 10
 
 
 class Listener:
@@ -18,6 +21,8 @@ class Listener:
         self.unanswered = unanswered
         """Told the status of every request that ended before the handler saw it, or because its client went away."""
         self.connections: set[Connection] = set()
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        """All connections receive here: whatever arrives is consumed before the loop reads another socket."""
         self.draining = False
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None

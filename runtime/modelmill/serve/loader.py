@@ -36,4 +36,10 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
     with phases.timed("load"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         module = load_variant(opened.build_module(), opened.weights).to(device)
-        return TorchModel(module, signature=opened.manifest.signature, device=device)
+        model = TorchModel(module, signature=opened.manifest.signature, device=device)
+    with phases.timed("optimize"):
+        from modelmill.serve.optimize.apply import optimize
+        from modelmill.serve.warmup import zeros
+
+        example = tuple(model.tensors(zeros(model.signature, count=2)))
+        return TorchModel(optimize(module, example=example).module, signature=model.signature, device=device)

@@ -34,6 +34,7 @@ def service_file(
         registry=registry,
         port=port,
         admin_port=port + 1,
+        grpc_port=port + 2,
     )
 
 
@@ -47,7 +48,7 @@ def main() -> int:
     parser.add_argument("--channel", default="stable")
     parser.add_argument("--version", type=int)
     parser.add_argument("--variant")
-    parser.add_argument("--port", type=int, default=8080, help="the admin port is the next one")
+    parser.add_argument("--port", type=int, default=8080, help="the admin port is the next one, gRPC the one after")
     options = vars(parser.parse_args())
     if not options["registry"]:
         parser.error("name the registry with --registry or MODELMILL_REGISTRY")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from modelmill.datatypes import Array
 from modelmill.recipe.check import TORCH
-from modelmill.serve.datatypes import Array
 from modelmill.serve.rows import Rows
 from modelmill.signature import Signature
 
@@ -25,18 +25,27 @@ class TorchModel:
         self.signature = signature
         self.device = torch.device(device)
         self._module = module
+        self._inputs = tuple((tensor.name, tensor.datatype == "BF16") for tensor in signature.inputs)
+        self._outputs = tuple((tensor.name, TORCH[tensor.datatype]) for tensor in signature.outputs)
 
     def __call__(self, rows: Rows) -> Rows:
         with torch.inference_mode():
-            inputs = [self._tensor(rows.arrays[tensor.name], tensor.datatype) for tensor in self.signature.inputs]
-            outputs = self._named(self._module(*inputs))
-            return Rows(
-                {tensor.name: self._array(outputs, tensor.name, rows.count) for tensor in self.signature.outputs}, rows.count
-            )
+            outputs = self._named(self._module(*self.tensors(rows)))
+            arrays = {name: self._array(outputs.get(name), name, dtype, rows.count) for name, dtype in self._outputs}
+            return Rows(arrays, rows.count)
 
-    def _tensor(self, array: Array, datatype: str) -> torch.Tensor:
-        tensor = torch.from_numpy(np.require(array, requirements=["C", "A", "W"]))
-        return (tensor.view(torch.bfloat16) if datatype == "BF16" else tensor).to(self.device)
+    def tensors(self, rows: Rows) -> list[torch.Tensor]:
+        """The module's arguments for these rows, in the signature's order."""
+        return [self._tensor(rows.arrays[name], bf16=bf16) for name, bf16 in self._inputs]
+
+    def _tensor(self, array: Array, *, bf16: bool) -> torch.Tensor:
+        flags = array.flags
+        if not (flags.c_contiguous and flags.aligned and flags.writeable):
+            array = np.require(array, requirements=["C", "A", "W"])
+        tensor = torch.from_numpy(array)
+        if bf16:
+            tensor = tensor.view(torch.bfloat16)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
     def _named(self, outputs: Any) -> Mapping[str, Any]:
         if isinstance(outputs, Mapping):
@@ -46,15 +55,13 @@ class TorchModel:
             raise WrongOutput(f"the module returned {len(many)} outputs, its signature names {len(self.signature.outputs)}")
         return {tensor.name: value for tensor, value in zip(self.signature.outputs, many, strict=True)}
 
-    def _array(self, outputs: Mapping[str, Any], name: str, count: int) -> Array:
-        value = outputs.get(name)
+    def _array(self, value: Any, name: str, dtype: torch.dtype, count: int) -> Array:
         if not isinstance(value, torch.Tensor):
             raise WrongOutput(f"output {name!r}: expected a tensor, the module returned {type(value).__name__}")
         if not value.ndim or value.shape[0] != count:
             raise WrongOutput(
                 f"output {name!r}: shape {list(value.shape)} for {count} rows; the first dimension must be the batch"
             )
-        datatype = next(tensor.datatype for tensor in self.signature.outputs if tensor.name == name)
-        wanted = value.to(device="cpu", dtype=TORCH[datatype]).contiguous()
-        array: Array = wanted.view(torch.uint16).numpy() if datatype == "BF16" else wanted.numpy()
+        wanted = value.to(device="cpu", dtype=dtype).contiguous()
+        array: Array = wanted.view(torch.uint16).numpy() if dtype is torch.bfloat16 else wanted.numpy()
         return array

@@ -4,15 +4,16 @@ Unknown paths are 404 and known paths with another method 405 naming the right o
 """
 
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from modelmill.serve.errors import MethodNotAllowed, NotFound
 from modelmill.serve.http import Request, Response
+from modelmill.serve.inference import Ask
 
-Endpoint = Callable[[Request, Mapping[str, str]], Response | Coroutine[Any, Any, Response]]
+Endpoint = Callable[[Request, Mapping[str, str]], Response | Ask]
+"""Answers, or says what to ask the model; refuses by raising."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +22,7 @@ class Route:
     path: str
     endpoint: Endpoint
     protocol: str = "other"
-    """For metrics: v1, v2 or other."""
-    inference: bool = False
-    """Counts as load for the autoscaler."""
+    """For metrics: v1 and v2 are requests for the model."""
 
 
 class Router:
@@ -38,13 +37,14 @@ class Router:
 
     def find(self, request: Request) -> tuple[Route, Mapping[str, str]]:
         candidates = self._match(request.path)
+        method = "GET" if request.method == "HEAD" else request.method
         for route, values in candidates:
-            if route.method == request.method:
+            if route.method == method:
                 return route, values
         if not candidates:
             raise NotFound(f"there is nothing at {request.path[:200]!r}")
         allowed = ", ".join(sorted({route.method for route, _ in candidates}))
-        raise MethodNotAllowed(f"{request.method} is not possible at {request.path[:200]!r}: use {allowed}")
+        raise MethodNotAllowed(f"{request.method} is not possible at {request.path[:200]!r}: use {allowed}", allowed=allowed)
 
 
 def _compile(path: str) -> re.Pattern[str]:

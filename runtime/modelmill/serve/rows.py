@@ -4,29 +4,33 @@ Everything between the protocols and the executor is rows. A client's mistake is
 the queue, so that one client's wrong shape can never fail another's request.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from modelmill.serve.datatypes import FLOATS, NUMPY, Array, to_bf16
+from modelmill.datatypes import FLOATS, NUMPY, Array, to_bf16
 from modelmill.serve.errors import BadRequest
 from modelmill.signature import Tensor
 
+EXACT = 2**53
+"""Doubles up to here hold every integer."""
 
-@dataclass(frozen=True, slots=True)
+
+# Not frozen: freezing makes it three times as slow to make, and several are made for each request.
+@dataclass(slots=True)
 class Rows:
     arrays: Mapping[str, Array]
     count: int
-
-    @property
-    def key(self) -> Hashable:
-        """Equal keys may share an execution."""
-        return tuple((name, array.dtype.str, array.shape[1:]) for name, array in self.arrays.items())
+    key: Hashable = ()
+    """Equal keys may share an execution."""
+    length: int = 0
+    """Elements of one row along the dimensions that may be padded; 0 where nothing may."""
 
     def part(self, start: int, stop: int) -> "Rows":
-        return Rows({name: array[start:stop] for name, array in self.arrays.items()}, stop - start)
+        arrays = {name: array[start:stop] for name, array in self.arrays.items()}
+        return Rows(arrays, stop - start, self.key, self.length)
 
     def split(self, most: int) -> "list[Rows]":
         if self.count <= most:
@@ -34,30 +38,12 @@ class Rows:
         return [self.part(start, min(start + most, self.count)) for start in range(0, self.count, most)]
 
 
-def join(many: Sequence[Rows]) -> Rows:
+def stacked(many: Sequence[Rows]) -> Rows:
+    """The parts of one request, one below the other."""
     if len(many) == 1:
         return many[0]
-    names = many[0].arrays
-    return Rows({n: np.concatenate([rows.arrays[n] for rows in many]) for n in names}, sum(rows.count for rows in many))
-
-
-def checked(inputs: Iterable[Tensor], arrays: Mapping[str, Array]) -> Rows:
-    """Rows in the signature's order; every array already has its declared datatype."""
-    wanted = {tensor.name: tensor for tensor in inputs}
-    if unknown := [name for name in arrays if name not in wanted]:
-        raise BadRequest(f"input {unknown[0]!r} is not one of the model's inputs: {', '.join(wanted)}")
-    if missing := [name for name in wanted if name not in arrays]:
-        raise BadRequest(f"input {missing[0]!r} is missing; the model needs {', '.join(wanted)}")
-    for tensor in wanted.values():
-        check_shape(tensor, arrays[tensor.name].shape)
-    counts = {name: arrays[name].shape[0] for name in wanted}
-    count = next(iter(counts.values()))
-    if other := [name for name in counts if counts[name] != count]:
-        first = next(iter(counts))
-        raise BadRequest(f"input {other[0]!r} has {counts[other[0]]} rows but input {first!r} has {count}")
-    if count == 0:
-        raise BadRequest(f"input {next(iter(counts))!r} has no rows: send at least one")
-    return Rows({name: arrays[name] for name in wanted}, count)
+    arrays = {name: np.concatenate([rows.arrays[name] for rows in many]) for name in many[0].arrays}
+    return Rows(arrays, sum(rows.count for rows in many))
 
 
 def check_shape(tensor: Tensor, shape: Sequence[int]) -> None:
@@ -66,8 +52,10 @@ def check_shape(tensor: Tensor, shape: Sequence[int]) -> None:
         raise BadRequest(f"input {tensor.name!r}: shape {list(shape)} does not fit the model's {list(tensor.shape)}")
 
 
-def from_json(tensor: Tensor, data: Any) -> Array:
-    """Numbers (or booleans) of a JSON document as an array of the tensor's datatype; the shape is the data's own."""
+def from_json(tensor: Tensor, data: Any, *, booleans: bool = True) -> Array:
+    """Numbers (or booleans) of a JSON document as an array of the tensor's datatype; the shape is the data's own.
+
+    `booleans` tells whether there are any in the document: then they are looked for among the numbers."""
     try:
         raw = np.asarray(data)
     except ValueError as error:
@@ -76,6 +64,10 @@ def from_json(tensor: Tensor, data: Any) -> Array:
         ) from error
     if raw.size == 0 and raw.dtype.kind == "f":
         return raw.astype(NUMPY[tensor.datatype])
+    if booleans and raw.dtype.kind in "fiu" and _has_booleans(data):
+        raise BadRequest(f"input {tensor.name!r}: expected {tensor.datatype}, got booleans among the numbers")
+    if raw.dtype.kind == "f" and NUMPY[tensor.datatype].kind in "iu" and tensor.datatype != "BF16":
+        raw = _whole(raw)
     expected = "b" if tensor.datatype == "BOOL" else "fiu" if tensor.datatype in FLOATS else "iu"
     if raw.dtype.kind not in expected:
         raise BadRequest(f"input {tensor.name!r}: expected {tensor.datatype}, got {_described(raw)}")
@@ -90,6 +82,17 @@ def from_json(tensor: Tensor, data: Any) -> Array:
             raise BadRequest(f"input {tensor.name!r}: {worst} does not fit {tensor.datatype}")
     with np.errstate(over="ignore"):
         return raw.astype(target)
+
+
+def _has_booleans(data: Any) -> bool:
+    """numpy takes them for 0 and 1."""
+    return any(map(_has_booleans, data)) if isinstance(data, list) else type(data) is bool
+
+
+def _whole(raw: Array) -> Array:
+    """Integers that were written as 1.0, where doubles are exact; anything else as it is."""
+    exact = raw.size and bool((np.abs(raw) <= EXACT).all()) and bool((raw == np.floor(raw)).all())
+    return raw.astype(np.int64) if exact else raw
 
 
 def _described(raw: Array) -> str:

@@ -26,16 +26,20 @@ from modelmill.serve.drain import drain
 from modelmill.serve.executor import Executor
 from modelmill.serve.former import Policy
 from modelmill.serve.frontdoor import FrontDoor, plain_handler
+from modelmill.serve.grpc_server import GrpcServer
 from modelmill.serve.http import Limits, Request, Response, json_response
 from modelmill.serve.inference import Inference, Phase
 from modelmill.serve.listener import Listener
 from modelmill.serve.phases import Phases
-from modelmill.serve.protocols import oip_http, v1
+from modelmill.serve.placement import Placement
+from modelmill.serve.protocols import oip_http, openapi, repository, v1
 from modelmill.serve.router import Route
+from modelmill.serve.side import SideListener
 from modelmill.serve.tls import Certificate
 
 if TYPE_CHECKING:
     from modelmill.serve.model import TorchModel
+    from modelmill.serve.warmup import Warm
 
 CERTIFICATE_LOOK_SECONDS = 10.0
 IPV6_ADDRESSES = Path("/proc/net/if_inet6")
@@ -63,17 +67,29 @@ class Server:
             metrics=self.metrics,
             hang_seconds=service.hang_seconds,
         )
+        keys = ApiKeys(Path(service.api_key_file)) if service.api_key_file else None
+        routes = (
+            Route(method="GET", path="/", endpoint=_alive),
+            *v1.routes(self.inference),
+            # Before the next ones: /v2/models/stats is not a model.
+            *repository.routes(self.inference, batcher=service.batcher, metrics=self.metrics),
+            *oip_http.routes(self.inference),
+        )
         door = FrontDoor(
-            (Route(method="GET", path="/", endpoint=_alive), *v1.routes(self.inference), *oip_http.routes(self.inference)),
-            keys=ApiKeys(Path(service.api_key_file)) if service.api_key_file else None,
+            openapi.documented(routes, inference=self.inference, keys=keys is not None),
+            inference=self.inference,
+            keys=keys,
             concurrency=self._concurrency,
             metrics=self.metrics,
+            max_body_bytes=service.max_request_bytes,
         )
         self._main = Listener(door, limits=Limits(max_body_bytes=service.max_request_bytes), unanswered=door.unanswered)
-        self._side = Listener(plain_handler(self._admin.routes()), limits=Limits(), unanswered=lambda status: None)
+        self._grpc = GrpcServer(self.inference, service=service, keys=keys, concurrency=self._concurrency, metrics=self.metrics)
+        self._side = SideListener(plain_handler(self._admin.routes()))
         self._tasks: list[asyncio.Task[None]] = []
         self.port = service.port
         self.admin_port = service.admin_port
+        self.grpc_port = service.grpc_port
 
     async def start(self, hosts: Sequence[str] = ()) -> None:
         """Opens the ports on these addresses; on all there are unless told."""
@@ -81,34 +97,45 @@ class Server:
         self.admin_port = await self._side.start(hosts, port=self.service.admin_port)
         tls = self._certificate.context if self._certificate else None
         self.port = await self._main.start(hosts, port=self.service.port, tls=tls)
+        self.grpc_port = await self._grpc.start(hosts, port=self.service.grpc_port, tls=self.service.tls)
         if self._certificate:
             self._spawn(_every(CERTIFICATE_LOOK_SECONDS, self._certificate.refresh))
 
     async def load(self) -> None:
         """Returns when requests are answered; raises what went wrong."""
         service, phases = self.service, Phases(self.metrics)
-        model = await self._executor.call(lambda: self._loaded_and_warm(phases))
+        model, warm = await self._executor.call(lambda: self._loaded_and_warm(phases))
+        from modelmill.serve.runner import Runner
+
         policy = Policy(
-            max_rows=service.batcher.max_batch_size,
+            max_rows=warm.rows,
+            max_elements=warm.elements,
             max_latency_seconds=service.batcher.max_latency_seconds,
             queue_limit=service.queue_limit,
             max_items=service.container_concurrency,
         )
+        # A device computes while the thread waits: that is never work for the loop.
+        placement = Placement(warm.seconds) if model.device.type == "cpu" else Placement(warm.seconds, limit_seconds=0)
         batcher = Batcher(
-            model, executor=self._executor, policy=policy, timeout_seconds=service.timeout_seconds, metrics=self.metrics
+            Runner(model, signature=model.signature),
+            executor=self._executor,
+            policy=policy,
+            timeout_seconds=service.timeout_seconds,
+            metrics=self.metrics,
+            placement=placement,
         )
         self.metrics.model_info.labels(service.model, service.version, service.variant, service.digest).set(1)
         self.inference.open(batcher, signature=model.signature)
         if service.channel:
             self._spawn(channel.watch(lambda: channel.current_version(service), tell=self._tell_channel))
 
-    def _loaded_and_warm(self, phases: Phases) -> "TorchModel":
+    def _loaded_and_warm(self, phases: Phases) -> "tuple[TorchModel, Warm]":
         model = self._load(self.service, phases=phases, into=Path(self._scratch.name))
         with phases.timed("warm-up"):
             from modelmill.serve.warmup import warm_up
 
-            warm_up(model, max_rows=self.service.batcher.max_batch_size, cpus=usable_cpus())
-        return model
+            warm = warm_up(model, max_rows=self.service.batcher.max_batch_size, cpus=usable_cpus())
+        return model, warm
 
     def _tell_channel(self, version: int | None) -> None:
         self._admin.channel_version = version
@@ -119,12 +146,14 @@ class Server:
     async def drain(self, *, propagation_seconds: float) -> int:
         """Stops serving without failing anybody; returns how many requests had to be left unanswered."""
         self.inference.phase = Phase.DRAINING
-        return await drain(self._main, propagation_seconds=propagation_seconds, in_flight_seconds=self.service.drain_seconds)
+        self._main.draining = True
+        ports = self._main, self._grpc
+        return await drain(ports, propagation_seconds=propagation_seconds, in_flight_seconds=self.service.drain_seconds)
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, self._main.close(), self._side.close(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._main.close(), self._grpc.close(), self._side.close(), return_exceptions=True)
         self._executor.stop()
         self._scratch.cleanup()
 

@@ -4,59 +4,93 @@ One row and a full batch: the first run of each shape pays for memory, kernels' 
 should. A module that cannot run at all is found here, and the old version serves on.
 
 The number of torch's threads is decided here too, by measurement: threads that wait for each other cost a small model
-many times its own work, most of all where other pods want the same processors.
+many times its own work, most of all where other pods want the same processors. So is the size of batches.
 """
 
 import logging
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from modelmill.serve.datatypes import NUMPY
+from modelmill.datatypes import NUMPY
 from modelmill.serve.model import TorchModel
+from modelmill.serve.optimize.saturation import saturating_rows
 from modelmill.serve.rows import Rows
+from modelmill.serve.shapes import Shapes
+from modelmill.signature import Signature
 
 log = logging.getLogger(__name__)
 FREE_DIMENSION = 8
 """What stands in for a free dimension that is not the batch."""
 WORTH_IT = 1.2
 """Several threads must be this much faster than one."""
-RUNS = 4
+RUNS, MOST_RUNS = 4, 50
+ENOUGH_SECONDS = 0.02
 
 
-def warm_up(model: TorchModel, *, max_rows: int, cpus: int) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warm:
+    seconds: float
+    """Of a full batch."""
+    rows: int
+    """In a batch beyond which more rows bring no more throughput, only latency; at most what was allowed."""
+    elements: int
+    """The same for rows that may be padded, rows times length; 0 where more always brought more."""
+
+
+def warm_up(model: TorchModel, *, max_rows: int, cpus: int) -> Warm:
     """Call it in the executor's thread: torch keeps the number of threads by thread."""
     torch.set_num_threads(cpus)
     for count in sorted({1, max_rows}):
-        model(zeros(model, count=count))
+        model(zeros(model.signature, count=count))
+    full = zeros(model.signature, count=max_rows)
     if model.device.type == "cpu" and cpus > 1:
-        _choose_threads(model, zeros(model, count=max_rows), cpus=cpus)
+        seconds = _choose_threads(model, full, cpus=cpus)
+    else:
+        seconds = _seconds(model, full, threads=cpus)
+    rows = saturating_rows(lambda count: _once(model, zeros(model.signature, count=count)), most=max_rows)
+    log.info("a batch takes %.2f ms; throughput is full with %d of %d rows", seconds * 1e3, rows, max_rows)
+    length = Shapes(model.signature).checked(full.arrays).length
+    if length:
+        # Short rows were measured, long ones saturate with fewer: what counts is their product.
+        return Warm(seconds=seconds, rows=max_rows, elements=rows * length if rows < max_rows else 0)
+    return Warm(seconds=seconds, rows=rows, elements=0)
 
 
-def _choose_threads(model: TorchModel, rows: Rows, *, cpus: int) -> None:
+def _choose_threads(model: TorchModel, rows: Rows, *, cpus: int) -> float:
     several, one = (_seconds(model, rows, threads=threads) for threads in (cpus, 1))
     threads = cpus if several * WORTH_IT < one else 1
     torch.set_num_threads(threads)
     log.info("a batch takes %.2f ms with %d threads, %.2f ms with one: using %d", several * 1e3, cpus, one * 1e3, threads)
+    return several if threads == cpus else one
 
 
 def _seconds(model: TorchModel, rows: Rows, *, threads: int) -> float:
-    """The best of a few runs: the worst ones tell about the neighbours."""
+    """The best of a few runs, of many where they are short: the worse ones tell about the neighbours."""
     torch.set_num_threads(threads)
     best = float("inf")
-    for _ in range(RUNS):
+    runs, end = 0, time.perf_counter() + ENOUGH_SECONDS
+    while runs < RUNS or (runs < MOST_RUNS and time.perf_counter() < end):
         began = time.perf_counter()
         model(rows)
         best = min(best, time.perf_counter() - began)
+        runs += 1
     return best
 
 
-def zeros(model: TorchModel, *, count: int) -> Rows:
+def _once(model: TorchModel, rows: Rows) -> float:
+    began = time.perf_counter()
+    model(rows)
+    return time.perf_counter() - began
+
+
+def zeros(signature: Signature, *, count: int) -> Rows:
     arrays = {
         tensor.name: np.zeros(
             (count, *(FREE_DIMENSION if size == -1 else size for size in tensor.shape[1:])), dtype=NUMPY[tensor.datatype]
         )
-        for tensor in model.signature.inputs
+        for tensor in signature.inputs
     }
     return Rows(arrays, count)

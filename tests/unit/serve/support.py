@@ -46,6 +46,7 @@ def service(**changes: Any) -> ServiceFile:
         "registry": "file:///nowhere",
         "port": 0,
         "admin_port": 0,
+        "grpc_port": 0,
     }
     return ServiceFile(**{**fixed, **changes})
 

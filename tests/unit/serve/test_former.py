@@ -9,8 +9,8 @@ from modelmill.serve.former import BatchFormer, Item, Policy
 LATENCY = 0.01
 
 
-def item(name: str, *, key: str = "k", rows: int = 1, arrived: float = 0.0, deadline: float = 100.0) -> Item[str]:
-    return Item(key=key, rows=rows, arrived=arrived, deadline=deadline, payload=name)
+def item(name: str, *, key: str = "k", rows: int = 1, arrived: float = 0.0, length: int = 0, priority: int = 5) -> Item[str]:
+    return Item(key=key, rows=rows, arrived=arrived, payload=name, length=length, priority=priority)
 
 
 def former(*, max_rows: int = 4, queue_limit: int = 100, max_items: int = 0) -> BatchFormer[str]:
@@ -51,6 +51,36 @@ def test_a_full_batch_overtakes_a_partial_one_until_that_has_waited_the_latency(
         assert names(queue.take(now)) == first
 
 
+def test_priorities_go_first_and_equals_in_their_order() -> None:
+    queue = former(max_rows=2)
+    queue.offer([item("a"), item("b"), item("c", priority=1), item("d", priority=9), item("e", priority=1)])
+    assert [names(queue.take(0.0)) for _ in range(3)] == ["ce", "ab", "d"]
+
+
+def test_a_full_batch_does_not_overtake_a_higher_priority() -> None:
+    queue = former()
+    queue.offer([item(name, key="busy") for name in "bcde"])
+    queue.offer([item("a", key="urgent", priority=1, arrived=LATENCY / 4)])
+    assert names(queue.take(LATENCY / 2)) == "a"
+
+
+def test_similar_lengths_go_together_and_the_first_is_among_them() -> None:
+    queue = former(max_rows=4)
+    queue.offer([item(name, length=length) for name, length in (("a", 100), ("b", 10), ("c", 11), ("d", 90), ("e", 9))])
+    assert [set(names(queue.take(0.0))) for _ in range(2)] == [{"a", "d"}, {"b", "c", "e"}]
+
+
+def test_a_row_that_nothing_resembles_has_its_turn_while_others_keep_coming() -> None:
+    queue = BatchFormer[str](Policy(max_rows=8, max_latency_seconds=LATENCY, queue_limit=1000, window=32))
+    queue.offer([item("usual", length=10) for _ in range(64)])
+    queue.offer([item("odd", length=1000)])
+    for turn in range(1, 9 + 1):
+        queue.offer([item("usual", length=10, arrived=0.001 * turn) for _ in range(8)])
+        if "odd" in names(queue.take(0.001 * turn)):
+            break
+    assert turn == 9, "after the eight batches of those that came before it"
+
+
 def test_the_queue_is_bounded_and_takes_a_request_whole_or_not_at_all() -> None:
     queue = former(queue_limit=2)
     assert queue.offer([item("a"), item("b"), item("c")])
@@ -67,17 +97,15 @@ def test_members_of_a_failed_batch_come_back_alone_and_first() -> None:
     assert [names(queue.take(0.0)) for _ in range(3)] == ["a", "b", "c"]
 
 
-def test_what_is_too_late_is_dropped_before_it_runs() -> None:
-    queue = former()
-    queue.offer([item("a", deadline=1.0), item("b", deadline=2.0)])
-    queue.retry([item("c", deadline=1.0)])
-    assert {late.payload for late in queue.expire(1.0)} == {"a", "c"}
-    assert names(queue.take(1.0)) == "b"
+def test_an_item_larger_than_a_batch_runs_alone() -> None:
+    queue = former(max_rows=4)
+    queue.offer([item("a", rows=5), item("b")])
+    assert [names(queue.take(0.0)) for _ in range(2)] == ["a", "b"]
 
 
-def test_an_item_larger_than_a_batch_is_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="5 rows, a batch has 1 to 4"):
-        former().offer([item("a", rows=5)])
+def test_an_item_without_rows_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="0 rows, at least 1 is needed"):
+        former().offer([item("a", rows=0)])
 
 
 Step = tuple[str, str, int]

@@ -1,18 +1,23 @@
 """HTTP/1.1 on a real socket: order, limits, slow and broken clients. Not here: what the paths mean."""
 
 import asyncio
+import itertools
+import random
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from modelmill.serve.http import Limits, Request, Response, json_response
+from modelmill.serve.http import Handler, Limits, Request, Response, json_response
 from modelmill.serve.listener import Listener
-from tests.unit.serve.support import post, raw
+from tests.unit.serve.support import post, raw, running
 
 LIMITS = Limits(
     max_body_bytes=1000,
@@ -26,19 +31,31 @@ LIMITS = Limits(
 Address = tuple[str, int]
 
 
-async def echo(request: Request) -> Response:
-    if request.path == "/slow":
-        await asyncio.sleep(0.2)
-    return json_response({"path": request.path, "bytes": len(request.body)})
+class Slow:
+    """An answer that takes 0.2 s."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    def then(self, send: Callable[[Response], None]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(0.2, send, self._response)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
+def echo(request: Request) -> Response | Slow:
+    response = json_response({"path": request.path, "bytes": len(request.body)})
+    return Slow(response) if request.path == "/slow" else response
 
 
 @contextmanager
-def listening(limits: Limits = LIMITS) -> Iterator[tuple[Address, Listener, list[int]]]:
+def listening(limits: Limits = LIMITS, *, handler: Handler = echo) -> Iterator[tuple[Address, Listener, list[int]]]:
     unanswered: list[int] = []
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    listener = Listener(echo, limits=limits, unanswered=unanswered.append)
+    listener = Listener(handler, limits=limits, unanswered=unanswered.append)
     port = asyncio.run_coroutine_threadsafe(listener.start(("127.0.0.1",), port=0), loop).result(10)
     try:
         yield ("127.0.0.1", port), listener, unanswered
@@ -170,3 +187,56 @@ def test_while_draining_every_answer_asks_to_connect_elsewhere() -> None:
     with listening() as (address, listener, _):
         listener.draining = True
         assert b"Connection: close" in raw(address, post("/a", b""))
+
+
+LARGE = Limits(max_body_bytes=4 << 20)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 300_000), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(1, 150_000), min_size=1, max_size=6),
+    blank=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_bodies_of_every_size_arrive_whole_however_the_network_cuts_them(sizes: list[int], cuts: list[int], blank: bool) -> None:
+    bodies = [random.Random(size).randbytes(size) for size in sizes]
+    # A blank line between two messages is allowed, and must not count as the next one's body.
+    stream = (b"\r\n" if blank else b"").join(post(f"/{i}", body) for i, body in enumerate(bodies))
+    received: list[tuple[str, bytes]] = []
+
+    def keep(request: Request) -> Response:
+        received.append((request.path, bytes(request.body)))
+        return json_response({})
+
+    with listening(LARGE, handler=keep) as (address, _, _), socket.create_connection(address, timeout=10) as connection:
+        for cut in itertools.cycle(cuts):
+            connection.sendall(stream[:cut])
+            stream = stream[cut:]
+            if not stream:
+                break
+        assert eventually(lambda: len(received) == len(bodies))
+    assert received == [(f"/{i}", body) for i, body in enumerate(bodies)]
+
+
+def test_what_follows_the_json_header_of_a_large_body_is_aligned() -> None:
+    addresses: list[int] = []
+
+    def look(request: Request) -> Response:
+        addresses.append(np.frombuffer(request.body, np.uint8)[37:].ctypes.data)
+        return json_response({})
+
+    with listening(LARGE, handler=look) as (address, _, _):
+        for _ in range(3):
+            raw(address, post("/", bytes(200_000), "Inference-Header-Content-Length: 37", "Connection: close"))
+    assert [address % 64 for address in addresses] == [0, 0, 0]
+
+
+def test_head_is_answered_as_get_without_the_body() -> None:
+    with running() as server:
+        got, had = (
+            raw(server.address, f"{method} /v2 HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
+            for method in ("GET", "HEAD")
+        )
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert body
+    assert had == head + b"\r\n\r\n"

@@ -71,7 +71,7 @@ def test_v2_describes_its_model(server: Running, base: str) -> None:
 
 def test_v2_describes_itself_and_is_healthy(server: Running) -> None:
     status, about = server.ask("GET", "/v2")
-    assert (status, about["name"], about["extensions"]) == (200, "modelmill", ["binary_tensor_data"])
+    assert (status, about["name"], "binary_tensor_data" in about["extensions"]) == (200, "modelmill", True)
     for path in ("/v2/health/live", "/v2/health/ready"):
         assert server.ask("GET", path) == (200, None)
 
@@ -178,9 +178,9 @@ def test_a_wrong_length_of_the_json_header_is_refused(server: Running) -> None:
         assert (status, BINARY in answer["error"]) == (400, True)
 
 
-def test_a_compressed_body_is_refused_with_415(server: Running) -> None:
-    status, answer = server.ask("POST", PREDICT, b"abc", headers={"Content-Encoding": "gzip"})
-    assert (status, "'gzip' is not supported" in answer["error"]) == (415, True)
+def test_a_body_in_an_unknown_coding_is_refused_with_415(server: Running) -> None:
+    status, answer = server.ask("POST", PREDICT, b"abc", headers={"Content-Encoding": "br"})
+    assert (status, "'br' is not supported" in answer["error"]) == (415, True)
 
 
 def test_bytes_that_no_input_announced_are_refused(server: Running) -> None:

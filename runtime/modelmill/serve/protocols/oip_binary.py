@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modelmill.serve.datatypes import NUMPY, Array
+from modelmill.datatypes import NUMPY, Array
 from modelmill.serve.errors import BadRequest
 from modelmill.serve.http import Request, Response
 from modelmill.signature import Tensor
@@ -29,16 +29,17 @@ def split(request: Request) -> tuple[memoryview, memoryview]:
     return body[: int(text)], body[int(text) :]
 
 
-def size_of(given: dict[str, Any]) -> int | None:
+def size_of(name: str, parameters: Any) -> int | None:
     """The tensor's `binary_data_size`; None when its data is in the JSON."""
-    parameters = given.get("parameters") or {}
+    if parameters is None:
+        return None
     if not isinstance(parameters, dict):
-        raise BadRequest(f"input {given.get('name')!r}: parameters must be an object")
+        raise BadRequest(f"input {name!r}: parameters must be an object")
     if "shared_memory_region" in parameters:
-        raise BadRequest(f"input {given.get('name')!r}: shared memory is not supported, send the data")
+        raise BadRequest(f"input {name!r}: shared memory is not supported, send the data")
     size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
-        raise BadRequest(f"input {given.get('name')!r}: binary_data_size {size!r} is not a number of bytes")
+        raise BadRequest(f"input {name!r}: binary_data_size {size!r} is not a number of bytes")
     return size
 
 

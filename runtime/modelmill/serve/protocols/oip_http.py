@@ -7,40 +7,46 @@ JSON form in the protocol; they are accepted and answered as plain numbers, beca
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import orjson
+import simdjson
 
 import modelmill.serve.protocols.oip_binary as binary
-from modelmill.serve.datatypes import NUMPY, Array, numbers
+from modelmill.datatypes import NUMPY, Array, numbers
 from modelmill.serve.errors import BadRequest, NotReady
 from modelmill.serve.http import Request, Response, json_response
-from modelmill.serve.inference import Inference, Phase
-from modelmill.serve.protocols.v1 import document
+from modelmill.serve.inference import Ask, Inference, Phase
+from modelmill.serve.options import options_of
+from modelmill.serve.protocols.document import document, members, numbers_of, plain
 from modelmill.serve.router import Route
-from modelmill.serve.rows import Rows, check_shape, from_json
-from modelmill.signature import Signature, Tensor
+from modelmill.serve.rows import Rows, check_shape
+from modelmill.signature import Tensor
 
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
+"""Triton's names for what is here besides the required methods; most of it is in `protocols.repository`."""
 SERVER_NAME = "modelmill"
 SERVER_VERSION = "0.1.0"
 PLATFORM = "pytorch"
+NONE: Mapping[str, Any] = {}
 
 
 def routes(inference: Inference) -> tuple[Route, ...]:
+    """Only inference counts as `v2` in the metrics: health and metadata are `other`."""
     api = OpenInference(inference)
     fixed = (
-        Route(method="GET", path="/v2", endpoint=api.server, protocol="v2"),
-        Route(method="GET", path="/v2/health/live", endpoint=api.live, protocol="v2"),
-        Route(method="GET", path="/v2/health/ready", endpoint=api.ready, protocol="v2"),
+        Route(method="GET", path="/v2", endpoint=api.server),
+        Route(method="GET", path="/v2/health/live", endpoint=api.live),
+        Route(method="GET", path="/v2/health/ready", endpoint=api.ready),
     )
     of_model = []
     for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         of_model += [
-            Route(method="GET", path=base, endpoint=api.model, protocol="v2"),
-            Route(method="GET", path=f"{base}/ready", endpoint=api.model_ready, protocol="v2"),
-            Route(method="POST", path=f"{base}/infer", endpoint=api.infer, protocol="v2", inference=True),
+            Route(method="GET", path=base, endpoint=api.model),
+            Route(method="GET", path=f"{base}/ready", endpoint=api.model_ready),
+            Route(method="POST", path=f"{base}/infer", endpoint=api.infer, protocol="v2"),
         ]
     return (*fixed, *of_model)
 
@@ -74,23 +80,27 @@ class OpenInference:
         )
 
     def model_ready(self, request: Request, values: Mapping[str, str]) -> Response:
-        self._find(values)
-        if not self._inference.loaded:
-            raise NotReady(f"model {self._inference.model!r} is not ready: it is still loading")
+        self._inference.require(values["model"], values.get("version"))
         return json_response({"name": self._inference.model, "ready": True})
 
-    async def infer(self, request: Request, values: Mapping[str, str]) -> Response:
-        self._find(values)
-        signature = self._inference.signature
+    def infer(self, request: Request, values: Mapping[str, str]) -> Ask:
+        inference = self._inference
+        inference.require(values["model"], values.get("version"))
         header, tail = binary.split(request)
         content = document(header)
-        arrays = decode(signature, content, tail)
-        asked = outputs_asked(signature, content)
-        rows = await self._inference.infer(arrays)
-        answer: dict[str, Any] = {"model_name": self._inference.model, "model_version": self._inference.version}
-        if "id" in content:
-            answer["id"] = content["id"]
-        return encode(answer, rows, asked)
+        parameters = _parameters(content) if "parameters" in content else NONE
+        answer = {"model_name": inference.model, "model_version": inference.version}
+        if (identity := content.get("id")) is not None:
+            identity = plain(identity)
+            if not isinstance(identity, str):
+                raise BadRequest(f'expected "id" to be a string, got {identity!r}')
+            answer["id"] = identity
+        asked = outputs_asked(inference.outputs, plain(content.get("outputs")), parameters)
+        return Ask(
+            arrays=decode(inference.inputs, content.get("inputs"), tail),
+            options=options_of(parameters),
+            encode=partial(encode, answer, asked),
+        )
 
     def _find(self, values: Mapping[str, str]) -> None:
         self._inference.find(values["model"], values.get("version"))
@@ -100,50 +110,53 @@ def _described(tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
-def decode(signature: Signature, content: dict[str, Any], tail: memoryview) -> dict[str, Array]:
+def decode(tensors: Mapping[str, Tensor], inputs: Any, tail: memoryview) -> dict[str, Array]:
     """The request's tensors by name; `tail` is what follows the JSON header."""
-    inputs = content.get("inputs")
-    if not isinstance(inputs, list) or not inputs:
+    if not isinstance(inputs, simdjson.Array) or not len(inputs):
         raise BadRequest('expected "inputs" to be a list of tensors')
-    tensors = {tensor.name: tensor for tensor in signature.inputs}
     raw = binary.Tail(tail)
     arrays: dict[str, Array] = {}
     for i, given in enumerate(inputs):
-        name = given.get("name") if isinstance(given, dict) else None
+        if not isinstance(given, simdjson.Object):
+            raise BadRequest(f"inputs[{i}]: expected an object with name, datatype, shape and data")
+        fields = members(given)
+        name = fields.get("name")
         if not isinstance(name, str) or name not in tensors:
-            raise BadRequest(f"inputs[{i}]: {name!r} is not one of the model's inputs: {', '.join(tensors)}")
+            raise BadRequest(f"inputs[{i}]: {plain(name)!r} is not one of the model's inputs: {', '.join(tensors)}")
         if name in arrays:
             raise BadRequest(f"input {name!r} is given twice")
-        arrays[name] = _array(tensors[name], given, raw)
+        arrays[name] = _array(tensors[name], fields, raw)
     raw.finish()
     return arrays
 
 
-def _array(tensor: Tensor, given: dict[str, Any], raw: binary.Tail) -> Array:
+def _array(tensor: Tensor, given: Mapping[str, Any], raw: binary.Tail) -> Array:
     if given.get("datatype") != tensor.datatype:
-        raise BadRequest(f"input {tensor.name!r}: datatype {given.get('datatype')!r} given, the model needs {tensor.datatype}")
-    shape = given.get("shape")
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        datatype = plain(given.get("datatype"))
+        raise BadRequest(f"input {tensor.name!r}: datatype {datatype!r} given, the model needs {tensor.datatype}")
+    shape = plain(given.get("shape"))
+    if not isinstance(shape, list) or [size for size in shape if type(size) is not int or size < 0]:
         raise BadRequest(f"input {tensor.name!r}: shape {shape!r} must be a list of sizes, like {list(tensor.shape)}")
-    check_shape(tensor, shape)
-    size = binary.size_of(given)
+    if not shape or tuple(shape[1:]) != tensor.shape[1:]:
+        check_shape(tensor, shape)
+    size = binary.size_of(tensor.name, plain(given["parameters"])) if "parameters" in given else None
     if size is not None:
         return raw.take(tensor, size, shape)
-    if "data" not in given:
+    data = given.get("data")
+    if data is None:
         raise BadRequest(f'input {tensor.name!r} has neither "data" nor the parameter "binary_data_size"')
-    array = from_json(tensor, given["data"])
+    if not isinstance(data, simdjson.Array):
+        raise BadRequest(f'input {tensor.name!r}: expected "data" to be a list, got {plain(data)!r:.40}')
+    array = numbers_of(tensor, data)
     if array.size != math.prod(shape):
         raise BadRequest(f"input {tensor.name!r}: {array.size} values given, shape {shape} holds {math.prod(shape)}")
     return array.reshape(shape)
 
 
-def outputs_asked(signature: Signature, content: dict[str, Any]) -> list[tuple[Tensor, bool]]:
+def outputs_asked(tensors: Mapping[str, Tensor], wanted: Any, parameters: Mapping[str, Any]) -> list[tuple[Tensor, bool]]:
     """The outputs to answer with, and whether each goes as raw bytes."""
-    parameters = _parameters(content)
-    default = parameters.get("binary_data_output") is True
-    tensors = {tensor.name: tensor for tensor in signature.outputs}
-    wanted = content.get("outputs")
-    if not wanted:
+    default = _switch(parameters, "binary_data_output", default=False)
+    if wanted is None or wanted == []:
         return [(tensor, default) for tensor in tensors.values()]
     if not isinstance(wanted, list):
         raise BadRequest('expected "outputs" to be a list')
@@ -155,18 +168,28 @@ def outputs_asked(signature: Signature, content: dict[str, Any]) -> list[tuple[T
         own = _parameters(output)
         if unsupported := {"classification", "shared_memory_region"} & {k for k, v in own.items() if v}:
             raise BadRequest(f"output {name!r}: the parameter {unsupported.pop()!r} is not supported")
-        asked.append((tensors[name], own.get("binary_data", default) is True))
+        asked.append((tensors[name], _switch(own, "binary_data", default=default)))
     return asked
 
 
-def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
-    parameters = holder.get("parameters") or {}
+def _switch(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise BadRequest(f"the parameter {name}: {value!r} must be true or false")
+    return value
+
+
+def _parameters(holder: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return NONE
+    parameters = plain(parameters)
     if not isinstance(parameters, dict):
         raise BadRequest('expected "parameters" to be an object')
     return parameters
 
 
-def encode(answer: dict[str, Any], rows: Rows, asked: list[tuple[Tensor, bool]]) -> Response:
+def encode(answer: dict[str, Any], asked: list[tuple[Tensor, bool]], rows: Rows) -> Response:
     tensors, tail = [], []
     for tensor, as_bytes in asked:
         array = np.ascontiguousarray(rows.arrays[tensor.name], dtype=NUMPY[tensor.datatype])

@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from modelmill.serve.datatypes import Array, numbers
-from modelmill.serve.errors import BadRequest, NotReady
-from modelmill.serve.http import Request, Response, json_response
-from modelmill.serve.inference import Inference
+from modelmill.datatypes import Array, numbers
+from modelmill.serve.errors import BadRequest
+from modelmill.serve.http import Bytes, Request, Response, json_response
+from modelmill.serve.inference import Ask, Inference
 from modelmill.serve.router import Route
 from modelmill.serve.rows import Rows, from_json
 from modelmill.signature import Signature
@@ -22,9 +22,9 @@ from modelmill.signature import Signature
 def routes(inference: Inference) -> tuple[Route, ...]:
     api = V1(inference)
     return (
-        Route(method="GET", path="/v1/models", endpoint=api.models, protocol="v1"),
-        Route(method="GET", path="/v1/models/{model}", endpoint=api.model, protocol="v1"),
-        Route(method="POST", path="/v1/models/{model}:predict", endpoint=api.predict, protocol="v1", inference=True),
+        Route(method="GET", path="/v1/models", endpoint=api.models),
+        Route(method="GET", path="/v1/models/{model}", endpoint=api.model),
+        Route(method="POST", path="/v1/models/{model}:predict", endpoint=api.predict, protocol="v1"),
     )
 
 
@@ -36,19 +36,17 @@ class V1:
         return json_response({"models": [self._inference.model]})
 
     def model(self, request: Request, values: Mapping[str, str]) -> Response:
-        self._inference.find(values["model"])
-        if not self._inference.loaded:
-            raise NotReady(f"model {values['model']!r} is not ready: it is still loading")
+        self._inference.require(values["model"])
         return json_response({"name": values["model"], "ready": True})
 
-    async def predict(self, request: Request, values: Mapping[str, str]) -> Response:
-        self._inference.find(values["model"])
+    def predict(self, request: Request, values: Mapping[str, str]) -> Ask:
+        self._inference.require(values["model"])
         signature = self._inference.signature
-        rows = await self._inference.infer(decode(signature, document(request.body)))
-        return json_response({"predictions": predictions(signature, rows)})
+        arrays = decode(signature, request.body)
+        return Ask(arrays=arrays, encode=lambda rows: json_response({"predictions": predictions(signature, rows)}))
 
 
-def document(body: bytes | bytearray | memoryview) -> dict[str, Any]:
+def document(body: Bytes) -> dict[str, Any]:
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -58,12 +56,14 @@ def document(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     return parsed
 
 
-def decode(signature: Signature, content: dict[str, Any]) -> dict[str, Array]:
+def decode(signature: Signature, body: Bytes) -> dict[str, Array]:
+    content, text = document(body), bytes(body)
+    booleans = b"true" in text or b"false" in text
     if ("instances" in content) == ("inputs" in content):
         raise BadRequest('the body must have either "instances" (rows) or "inputs" (columns)')
     columns = _by_rows(signature, content["instances"]) if "instances" in content else _by_columns(signature, content["inputs"])
     tensors = {tensor.name: tensor for tensor in signature.inputs}
-    return {name: from_json(tensors[name], column) for name, column in columns.items()}
+    return {name: from_json(tensors[name], column, booleans=booleans) for name, column in columns.items()}
 
 
 def _by_rows(signature: Signature, instances: Any) -> dict[str, list[Any]]:

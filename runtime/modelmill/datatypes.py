@@ -1,7 +1,7 @@
-"""The Open Inference Protocol's datatypes as numpy arrays.
+"""The Open Inference Protocol's datatypes as numpy arrays, for the server and for its clients.
 
-numpy has no bfloat16: such tensors travel through the server as their bits in uint16 and become numbers only at the
-edges (JSON here, torch in `model`). BYTES has no meaning for a torch module and is refused where it appears.
+numpy has no bfloat16: such tensors travel as their bits in uint16 and become numbers only at the edges (JSON, torch, a
+client's arrays). BYTES has no fixed size and therefore no entry in the table.
 """
 
 from typing import Any
@@ -27,6 +27,16 @@ NUMPY: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
 }
 FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
+_NAMES = {dtype: name for name, dtype in NUMPY.items() if name != "BF16"}
+
+
+def name_of(dtype: np.dtype[Any]) -> str | None:
+    """The datatype that an array of this dtype is sent as; None when the protocol has none (complex numbers, dates)."""
+    if dtype.kind in "OSU":
+        return "BYTES"
+    if dtype.name == "bfloat16":  # of the package ml_dtypes, which JAX and others use
+        return "BF16"
+    return _NAMES.get(dtype.newbyteorder("<"))
 
 
 def to_bf16(values: Array) -> Array:

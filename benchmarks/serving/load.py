@@ -1,0 +1,78 @@
+"""The load: `wrk`, one thread, keep-alive connections in a closed loop, on a core of its own.
+
+A closed loop sends the next request when the last one was answered. Latencies are wrk's, over all answers, also
+refusals; where an answer took much longer than the mean, wrk adds the samples that its waiting connection did not take.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("rotate.lua")
+
+
+class Broken(RuntimeError):
+    """The load could not be sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    rps: float
+    """Answers with a good status a second."""
+    p50: float
+    """Milliseconds, as p99."""
+    p99: float
+    failed: int
+    """Answers with another status, broken connections, time-outs."""
+    busy: float
+    """The share of its core that wrk used: near 1 it was the load that could not do more."""
+    others: float = 0.0
+    """Cores used by neither wrk nor the server: near 0 nobody disturbed."""
+
+
+def require() -> None:
+    for program in ("wrk", "taskset", "setpriv"):
+        if shutil.which(program) is None:
+            raise SystemExit(f"{program} is missing: install it (Debian's packages wrk and util-linux), then call again")
+    if len(os.sched_getaffinity(0)) < 2:
+        raise SystemExit("two cores are needed: one for the server, one for the load")
+
+
+def write_requests(folder: Path, requests: Sequence[bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for i, content in enumerate(requests):
+        (folder / f"{i:03}.http").write_bytes(content)
+
+
+def run(folder: Path, *, port: int, connections: int, seconds: int, core: int, stamp: bool) -> Load:
+    """`stamp`: the rate ends with the last answer (see rotate.lua). Raises Broken."""
+    arguments = [str(folder), str(len(list(folder.iterdir()))), *(["stamp"] if stamp else [])]
+    options = ("-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", str(SCRIPT))
+    return measured(("wrk", *options, f"http://127.0.0.1:{port}/", "--", *arguments), core=core)
+
+
+def measured(command: Sequence[str], *, core: int) -> Load:
+    """Runs a program that ends with a line of JSON as rotate.lua writes it. Raises Broken."""
+    began, used = time.monotonic(), _children_seconds()
+    ended = subprocess.run(["taskset", "-c", str(core), *command], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise Broken(f"{command[0]}: {(ended.stderr or ended.stdout).strip()}")
+    told: Mapping[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return Load(
+        rps=(told["answers"] - told["refused"]) / told["seconds"],
+        p50=told["p50"],
+        p99=told["p99"],
+        failed=int(told["refused"] + told["broken"]),
+        busy=(_children_seconds() - used) / (time.monotonic() - began),
+    )
+
+
+def _children_seconds() -> float:
+    times = os.times()
+    return times.children_user + times.children_system

@@ -1,0 +1,41 @@
+"""Our own server in the comparison: `python -m modelmill.serve.local`, as shipped; and the same with int8 weights."""
+
+from collections.abc import Callable
+
+from benchmarks.serving.peers.peer import Launch, Peer, Site
+from benchmarks.serving.wires import Wire
+
+NAME, INT8_NAME = "modelmill", "modelmill, int8"
+GRPC_PORT_OFFSET = 2
+"""From the port of HTTP, as `modelmill.serve.local` has it."""
+INT8_MODEL = "encoder-int8"
+INT8_TOLERANCE = 0.1
+"""Of the largest value: rounding is what int8 weights are; the answers' likeness is the business of evaluation."""
+
+
+def _launch(model_of: Callable[[Site], str], *, wire: Wire | None = None) -> Callable[[Site], Launch]:
+    def launch(site: Site) -> Launch:
+        model, registry = model_of(site), f"file://{site.weights.parent}/registry"
+        arguments = ("--registry", registry, "--model", model, "--port", str(site.port))
+        return Launch(
+            command=(site.python, "-m", "modelmill.serve.local", *arguments),
+            path=f"/v2/models/{model}/infer",
+            wire=wire or site.workload.wire,
+        )
+
+    return launch
+
+
+OURS = Peer(name=NAME, environment="", requirements=(), launch=_launch(lambda site: site.workload.name))
+OURS_IN_JSON = Peer(
+    name=f"{NAME} in JSON", environment="", requirements=(), launch=_launch(lambda site: site.workload.name, wire=Wire.V2_JSON)
+)
+INT8 = Peer(
+    name=INT8_NAME,
+    environment="",
+    requirements=(),
+    launch=_launch(lambda site: INT8_MODEL),
+    tolerance=INT8_TOLERANCE,
+)
+VARIANTS = {"encoder": (INT8,)}
+OWN = (NAME, INT8_NAME)

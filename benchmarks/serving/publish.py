@@ -1,0 +1,75 @@
+"""Publishes the workloads with the code of `modelmill import`, and runs each once in process for the right answers.
+
+Its own process: the comparison itself never imports torch, whose shared pages would make servers look smaller.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from benchmarks.serving import models, workloads
+from benchmarks.serving.models import cnn, encoder
+from benchmarks.serving.ours import INT8_MODEL
+from benchmarks.serving.venvs import encoder_weights
+from modelmill.artifact.import_ import Source, import_model
+from modelmill.artifact.registry import Registry
+from modelmill.compress.codecs import uniform
+from modelmill.compress.pipeline import compress
+from modelmill.compress.plan import Plan
+from modelmill.compress.weights import write_weights
+
+RECIPES = {"mlp": "Mlp", "encoder": "Encoder", "cnn": "Cnn", "big": "Big"}
+
+
+def publish(name: str, folder: Path) -> None:
+    """Leaves the weights, the version in the registry, and the checked rows' answers."""
+    module = _module(name)
+    weights = folder / f"{name}.safetensors"
+    save_file(module.state_dict(), weights)
+    shutil.copytree(Path(models.__file__).parent, folder / "recipe" / "models", dirs_exist_ok=True)
+    np.save(folder / f"{name}.npy", _answers(module, workloads.find(name)))
+    _import(name, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
+    if name == "encoder":
+        weights = folder / f"{INT8_MODEL}.safetensors"
+        write_weights(weights, compress(module, Plan(codec=uniform.NAME)).weights)
+        _import(INT8_MODEL, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
+
+
+def _import(name: str, weights: Path, folder: Path, *, entrypoint: str) -> None:
+    source = Source(weights=weights, recipe=folder / "recipe", entrypoint=entrypoint)
+    import_model(Registry(url=f"file://{folder}/registry", namespace="default"), name, source=source, channel="stable")
+
+
+def _module(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name == "cnn":
+        return cnn.random_weights()
+    module = models.MODULES[name]().eval()
+    if name == "encoder":
+        module.load_state_dict(encoder.from_bert(load_file(encoder_weights())))
+    return module
+
+
+def _answers(module: nn.Module, workload: workloads.Workload) -> workloads.Array:
+    """[rows, outputs]: each row alone, fp32."""
+    with torch.inference_mode():
+        rows = workload.all_rows()[: workloads.CHECKED]
+        return np.concatenate([module(*(torch.from_numpy(array) for array in row.values())).numpy() for row in rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="+")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        publish(name, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

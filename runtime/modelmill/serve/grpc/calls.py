@@ -1,0 +1,220 @@
+"""The two kinds of calls, as receivers of HTTP/2 streams: one request and one answer, or many of each."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from modelmill.serve.errors import BadRequest, Refusal
+from modelmill.serve.grpc.exchange import Accounts, Exchange, Message, Method
+from modelmill.serve.grpc.framing import Messages, framed
+from modelmill.serve.grpc.status import CANCELLED, DONE, HEAD, HEADERS, LEAVING, Refused, refused
+from modelmill.serve.http import Limits
+from modelmill.serve.http2 import hpack
+from modelmill.serve.http2.headers import Headers
+from modelmill.serve.http2.stream import Pieces, Stream
+
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+def timeout_of(headers: Headers) -> float | None:
+    """How many seconds the client waits."""
+    text = headers.get("grpc-timeout")
+    if text is None:
+        return None
+    if not (text[:-1].isascii() and text[:-1].isdigit()) or text[-1] not in _UNITS:
+        raise BadRequest(f"grpc-timeout {text[:40]!r} is not a number and a unit")
+    return int(text[:-1]) * _UNITS[text[-1]]
+
+
+def refuse(stream: Stream, refusal: Refused) -> None:
+    """Ends a call that has not been answered yet."""
+    stream.send(trailers=hpack.encode([*HEADERS, *refusal.fields()]))
+
+
+class Unary:
+    def __init__(self, stream: Stream, headers: Headers, *, method: Method, accounts: Accounts, limits: Limits) -> None:
+        self._stream = stream
+        self._timeout = timeout_of(headers)
+        self._method = method
+        self._accounts = accounts
+        self._limits = limits
+        self._messages = Messages(headers, max_bytes=limits.max_body_bytes)
+        self._message: Message | None = None
+        self._began = time.perf_counter()
+        self._exchange: Exchange | None = None
+
+    def data(self, piece: memoryview) -> None:
+        self._stream.consumed(len(piece))
+        try:
+            for message in self._messages.feed(piece):
+                if self._message is not None:
+                    raise BadRequest("this method takes one message, not several")
+                self._message = message
+        except Refusal as refusal:
+            self._refuse(refused(refusal))
+
+    def end(self) -> None:
+        if self._message is None:
+            self._refuse(refused(BadRequest("the call ended without a complete message")))
+            return
+        self._exchange = Exchange(self._accounts, self._method)
+        self._exchange.run(self._message, remaining=self._timeout, then=self._answer)
+
+    def _answer(self, outcome: Pieces | Refused) -> None:
+        if isinstance(outcome, Refused):
+            refuse(self._stream, outcome)
+        else:
+            self._stream.send(headers=HEAD, data=framed(outcome), trailers=DONE)
+
+    def _refuse(self, refusal: Refused) -> None:
+        self._count(refusal)
+        refuse(self._stream, refusal)
+
+    def _count(self, refusal: Refused) -> None:
+        self._accounts.count(self._method, refusal, began=self._began, received=self._messages.received)
+
+    def gone(self) -> None:
+        if self._exchange:
+            self._exchange.cancel()
+        else:
+            self._count(CANCELLED)
+
+    def overdue(self) -> bool:
+        allowed = self._limits.grace_seconds + self._messages.received / self._limits.least_bytes_per_second
+        return self._exchange is None and time.perf_counter() - self._began > allowed
+
+    def leave(self) -> None:
+        """It is answered first."""
+
+    def drained(self) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class _Place:
+    """A request's place in the order of the answers."""
+
+    message: Message
+    exchange: Exchange
+    answer: Pieces | None = None
+
+
+class Streaming:
+    """Answers leave in the order of the requests, which run together as far as they may.
+
+    Of one stream a bounded number is under way, so that it fills batches without filling the queue. Beyond that the
+    client's window stays closed. When the stream breaks, everything under way is cancelled.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        headers: Headers,
+        *,
+        method: Method,
+        error: Callable[[Message, str], Pieces],
+        most: int,
+        accounts: Accounts,
+        limits: Limits,
+    ) -> None:
+        self._stream = stream
+        self._timeout = timeout_of(headers)
+        self._method = method
+        self._error = error
+        self._most = most
+        self._accounts = accounts
+        self._limits = limits
+        self._messages = Messages(headers, max_bytes=limits.max_body_bytes)
+        self._began = self._message_began = time.perf_counter()
+        self._ready: deque[Message] = deque()
+        self._places: deque[_Place] = deque()
+        self._uncredited = 0
+        self._pumping = self._started = self._leaving = False
+
+    def data(self, piece: memoryview) -> None:
+        if self._leaving:
+            return
+        if not self._messages.received:
+            self._message_began = time.perf_counter()
+        self._uncredited += len(piece)
+        try:
+            self._ready.extend(self._messages.feed(piece))
+        except Refusal as refusal:
+            self._close(refused(refusal))
+        else:
+            self._pump()
+
+    def end(self) -> None:
+        if self._messages.received:
+            self._close(refused(BadRequest("the stream ended within a message")))
+        else:
+            self._pump()
+
+    def leave(self) -> None:
+        self._leaving = True
+        self._pump()
+
+    def drained(self) -> None:
+        self._pump()
+
+    def _pump(self) -> None:
+        """Starts what may run, sends what is next in order, until neither is possible. Answers may come at once."""
+        if self._pumping:
+            return
+        self._pumping = True
+        while True:
+            self._start()
+            answers: list[bytes | memoryview] = []
+            while self._places and (answer := self._places[0].answer) is not None:
+                answers += framed(answer)
+                self._places.popleft()
+            if not answers:
+                break
+            self._stream.send(headers=self._head(), data=answers)
+        self._pumping = False
+        if not self._ready:
+            self._stream.consumed(self._uncredited)
+            self._uncredited = 0
+        if not (self._places or self._ready or self._stream.blocked) and (self._leaving or self._stream.ended):
+            self._close(None if self._stream.ended else LEAVING)
+
+    def _start(self) -> None:
+        while self._ready and len(self._places) < self._most and not self._stream.blocked:
+            message = self._ready.popleft()
+            place = _Place(message, Exchange(self._accounts, self._method))
+            self._places.append(place)
+            place.exchange.run(message, remaining=self._remaining(), then=partial(self._answered, place))
+
+    def _remaining(self) -> float | None:
+        return None if self._timeout is None else self._began + self._timeout - time.perf_counter()
+
+    def _answered(self, place: _Place, outcome: Pieces | Refused) -> None:
+        place.answer = self._error(place.message, outcome.details) if isinstance(outcome, Refused) else outcome
+        self._pump()
+
+    def _head(self) -> bytes | None:
+        started, self._started = self._started, True
+        return None if started else HEAD
+
+    def _close(self, refusal: Refused | None) -> None:
+        fields = refusal.fields() if refusal else [("grpc-status", "0")]
+        self._cancel()
+        self._stream.send(headers=self._head(), trailers=hpack.encode(fields))
+
+    def _cancel(self) -> None:
+        self._ready.clear()
+        for place in self._places:
+            if place.answer is None:
+                place.exchange.cancel()
+        self._places.clear()
+
+    def gone(self) -> None:
+        self._cancel()
+
+    def overdue(self) -> bool:
+        """Between messages a client may be silent for as long as it likes."""
+        received = self._messages.received
+        allowed = self._limits.grace_seconds + received / self._limits.least_bytes_per_second
+        return bool(received) and not self._ready and time.perf_counter() - self._message_began > allowed

@@ -1,0 +1,164 @@
+"""One exchange within a connection: what a handler sees of HTTP/2, and its half of flow control.
+
+Answers are written at once where the client's windows allow; what they do not allow waits here until they open.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from modelmill.serve.http2.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    LARGEST,
+    RST_STREAM,
+    WINDOW_UPDATE,
+    Error,
+    StreamFailed,
+    head,
+    number,
+)
+
+if TYPE_CHECKING:
+    from modelmill.serve.http2.connection import Connection
+
+Pieces = Sequence[bytes | memoryview]
+WINDOW = 1 << 20
+"""Bytes that a client may send on one stream before it is told to go on."""
+JOINED_BYTES = 64 << 10
+"""Answers up to this size go out as one piece of memory."""
+
+
+class Receiver(Protocol):
+    """Who handles a stream. Whatever is received must be `consumed`, or the client stops sending."""
+
+    def data(self, piece: memoryview) -> None: ...
+
+    def end(self) -> None:
+        """The client has sent everything."""
+
+    def gone(self) -> None:
+        """The client has given up, or is gone: nobody reads an answer."""
+
+    def overdue(self) -> bool:
+        """What should have arrived by now has not."""
+
+    def leave(self) -> None:
+        """The server is going away: whoever waits for the client ends now."""
+
+    def drained(self) -> None:
+        """What waited for the client's windows has been sent."""
+
+
+class Stream:
+    __slots__ = (
+        "_connection",
+        "_queue",
+        "_trailers",
+        "_uncredited",
+        "ended",
+        "number",
+        "receive_window",
+        "receiver",
+        "send_window",
+    )
+
+    def __init__(self, connection: "Connection", number: int, *, send_window: int, ended: bool) -> None:
+        self._connection = connection
+        self.number = number
+        self.receiver: Receiver | None = None
+        self.ended = ended
+        """By the client: it sends nothing more."""
+        self.send_window = send_window
+        self.receive_window = WINDOW
+        self._uncredited = 0
+        self._queue: deque[memoryview] = deque()
+        self._trailers: bytes | None = None
+
+    def send(self, *, headers: bytes | None = None, data: Pieces = (), trailers: bytes | None = None) -> None:
+        """Blocks of headers (before anything else), data, and trailers, which end the stream."""
+        connection, size = self._connection, sum(len(piece) for piece in data)
+        outgoing = connection.outgoing
+        out: list[bytes | memoryview] = []
+        if headers is not None:
+            out += (head(HEADERS, END_HEADERS, self.number, len(headers)), headers)
+        if self._queue or size > min(outgoing.room, self.send_window, outgoing.largest_frame):
+            connection.write(out)
+            if size:
+                self._queue.extend(memoryview(piece) for piece in (data if size > JOINED_BYTES else (b"".join(data),)))
+            self._trailers = trailers
+            outgoing.wait(self, connection.now())
+            return
+        if size:
+            self._spend(size)
+            out += (head(DATA, 0, self.number, size), *data)
+        if trailers is not None:
+            out += (head(HEADERS, END_HEADERS | END_STREAM, self.number, len(trailers)), trailers)
+        connection.write([b"".join(out)] if size <= JOINED_BYTES else out)
+        if trailers is not None:
+            self._finish()
+
+    def flush(self) -> bool:
+        """Sends what the windows allow; True when nothing waits any more."""
+        connection, outgoing = self._connection, self._connection.outgoing
+        while self._queue:
+            piece = self._queue[0]
+            size = min(len(piece), outgoing.room, self.send_window, outgoing.largest_frame)
+            if size <= 0:
+                return False
+            self._spend(size)
+            connection.write([head(DATA, 0, self.number, size), piece[:size]])
+            if size < len(piece):
+                self._queue[0] = piece[size:]
+            else:
+                self._queue.popleft()
+        if self._trailers is not None:
+            connection.write([head(HEADERS, END_HEADERS | END_STREAM, self.number, len(self._trailers)), self._trailers])
+            self._finish()
+        return True
+
+    @property
+    def blocked(self) -> bool:
+        """Something waits for the client's windows."""
+        return bool(self._queue)
+
+    def _finish(self) -> None:
+        if self.ended:
+            self._connection.forget(self)
+        else:
+            # The answer is complete without the rest of the request.
+            self.reset(Error.NO_ERROR)
+
+    def _spend(self, size: int) -> None:
+        self.send_window -= size
+        self._connection.outgoing.window -= size
+
+    def open_window(self, size: int) -> None:
+        """The client takes so many bytes more."""
+        if not size:
+            raise StreamFailed(self.number, Error.PROTOCOL_ERROR)
+        self.send_window += size
+        if self.send_window > LARGEST:
+            raise StreamFailed(self.number, Error.FLOW_CONTROL_ERROR)
+
+    def received(self, size: int) -> None:
+        """Of the client's window."""
+        if self.ended:
+            raise StreamFailed(self.number, Error.STREAM_CLOSED)
+        self.receive_window -= size
+        if self.receive_window < 0:
+            raise StreamFailed(self.number, Error.FLOW_CONTROL_ERROR)
+
+    def consumed(self, size: int) -> None:
+        """So many bytes need no memory any more: the client may send as many again."""
+        self._uncredited += size
+        if self._uncredited >= WINDOW // 2 and not self.ended:
+            self._connection.write([number(WINDOW_UPDATE, self.number, self._uncredited)])
+            self.receive_window += self._uncredited
+            self._uncredited = 0
+
+    def reset(self, code: Error) -> None:
+        self._connection.write([number(RST_STREAM, self.number, code)])
+        self._connection.forget(self)

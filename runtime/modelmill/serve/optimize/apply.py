@@ -1,0 +1,108 @@
+"""A module made faster for serving on CPU in fp32, and compared with itself before it is trusted."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from modelmill.serve.optimize import convolutions
+from modelmill.serve.optimize.compare import cpu_seconds, differing, inputs_like
+from modelmill.serve.optimize.pairs import CONVOLUTIONS, pairs
+from modelmill.serve.optimize.small import image_sizes, narrow
+from modelmill.serve.optimize.tensors import Inputs, clone, let_go, tensors_of
+
+log = logging.getLogger(__name__)
+MAX_REASON_CHARACTERS = 300
+TOO_SLOW, TOO_LATE = 1.1, 0.005
+"""Times the untouched module's time, and seconds on top: both are measured once only."""
+PLANS = ((True, True), (True, False), (False, False))
+"""Channels-last and small images, besides folding; the first that is right and not slower is served. A module may read
+the weight of a convolution, or view an activation in another shape, which channels-last does not allow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimized:
+    module: nn.Module
+    """To be served; the given one when nothing could be done. The given one's weights are not held by a rewritten one."""
+    notes: tuple[str, ...]
+    """What was done, what was left and why, in words for logs and the status."""
+
+
+def optimize(module: nn.Module, *, example: Inputs) -> Optimized:
+    """The module rewritten for inference, for calls with as many tensors as `example` has; never raises.
+
+    `example`: inputs [N, ...] that the module accepts. The rewritten module must answer like the untouched one on N
+    rows and on another number of rows, in less time. Its calls are for inference, without gradients.
+    """
+    began = time.perf_counter()
+    try:
+        with torch.no_grad():
+            optimized = _optimized(module, example)
+    except Exception as error:
+        log.debug("a module cannot be optimized", exc_info=error)
+        optimized = _as_it_is(module, f"{type(error).__name__}: {error}")
+    log.info("%s; took %.3f s", "; ".join(optimized.notes), time.perf_counter() - began)
+    return optimized
+
+
+def _optimized(module: nn.Module, example: Inputs) -> Optimized:
+    if reason := _refusal(module):
+        return _as_it_is(module, reason)
+    probe = clone(module)
+    sizes = image_sizes(probe, inputs_like(example, rows=1))
+    found = pairs(probe, inputs=len(example))
+    unseen = tuple(f"batch norms in {path or 'the model'} stay: {reason}" for path, reason in found.unseen.items())
+    rejected: dict[str, str] = {}
+    for turned, narrowed in PLANS:
+        candidate = clone(module)
+        done = {"batch norms folded into convolutions": convolutions.fold(candidate, found.found)}
+        if turned:
+            done["convolutions channels-last"] = convolutions.turn(candidate)
+        if narrowed:
+            done["convolutions of small images as products"] = narrow(candidate, sizes)
+        text = ", ".join(f"{count} {what}" for what, count in done.items() if count)
+        if not text or text in rejected:
+            continue
+        objection = _objection(candidate, module, example)
+        if objection is None:
+            let_go(candidate)
+            return Optimized(module=candidate, notes=(text, *_told(rejected), *unseen))
+        rejected[text] = objection
+    return Optimized(module=module, notes=("the model runs as it is", *_told(rejected), *unseen))
+
+
+def _objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str | None:
+    rows = example[0].shape[0]
+    tried = [inputs_like(example, rows=count) for count in (rows, 1 if rows > 1 else 3)]
+    try:
+        for inputs in tried:
+            if difference := differing(candidate, module, inputs=inputs):
+                return f"it answers otherwise for {inputs[0].shape[0]} rows: {difference}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS]
+    ours, plain = (cpu_seconds(one, tried[0]) for one in (candidate, module))
+    return f"it is slower: {ours * 1e3:.1f} ms instead of {plain * 1e3:.1f}" if ours > TOO_SLOW * plain + TOO_LATE else None
+
+
+def _told(rejected: Mapping[str, str]) -> Iterator[str]:
+    return (f"not {done}: {objection}" for done, objection in rejected.items())
+
+
+def _as_it_is(module: nn.Module, reason: str) -> Optimized:
+    return Optimized(module=module, notes=(f"the model runs as it is: {reason}"[:MAX_REASON_CHARACTERS],))
+
+
+def _refusal(module: nn.Module) -> str | None:
+    if module.training:
+        return "it is in training mode"
+    if not any(type(layer) in CONVOLUTIONS for layer in module.modules()):
+        return "nothing here makes a module without convolutions faster"
+    for tensor in tensors_of(module):
+        if tensor.device.type != "cpu":
+            return f"its weights are on {tensor.device}"
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            return f"its weights are {tensor.dtype}"
+    return None

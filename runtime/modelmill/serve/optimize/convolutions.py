@@ -1,0 +1,28 @@
+"""What is done to convolutions in place: batch norms folded in, channels-last. Each says how many it changed."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+def fold(module: nn.Module, found: Mapping[str, str]) -> int:
+    """`found`: path of a convolution -> path of the batch norm after it."""
+    for one, two in found.items():
+        layer, norm = module.get_submodule(one), module.get_submodule(two)
+        assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+        assert norm.running_mean is not None and norm.running_var is not None
+        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
+        module.set_submodule(two, nn.Identity())
+    return len(found)
+
+
+def turn(module: nn.Module) -> int:
+    """Weights become channels-last; oneDNN then answers in channels-last, whatever comes in."""
+    layers = [layer for layer in module.modules() if type(layer) is nn.Conv2d]
+    for layer in layers:
+        layer.weight = nn.Parameter(layer.weight.detach().to(memory_format=torch.channels_last), requires_grad=False)
+    return len(layers)

@@ -1,0 +1,172 @@
+"""The Open Inference Protocol v2 over gRPC: a request's message to arrays, rows to an answer's message.
+
+Tensors come raw, one `raw_input_contents` for each input, or typed, as numbers in `contents`; a request does not mix
+the two, and FP16 and BF16 have only the raw form. Raw tensors become arrays without a copy. Answers are always raw.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modelmill.datatypes import NUMPY, Array
+from modelmill.serve.errors import BadRequest
+from modelmill.serve.protocols.wire.inference import (
+    InferParameter,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelStreamInferResponse,
+)
+from modelmill.serve.protocols.wire.pool import decoded
+from modelmill.serve.rows import Rows
+from modelmill.signature import Tensor
+
+CONTENTS = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+"""The field of `InferTensorContents` by datatype."""
+NOT_SUPPORTED = ("classification", "shared_memory_region")
+RAW_OUTPUT_CONTENTS = 6
+INFER_RESPONSE = 2
+
+
+def parameters_of(given: Mapping[str, InferParameter]) -> dict[str, Any]:
+    """Booleans, integers, numbers and strings by name; those without a value are left out."""
+    chosen = ((name, value, value.WhichOneof("parameter_choice")) for name, value in given.items())
+    return {name: getattr(value, choice) for name, value, choice in chosen if choice}
+
+
+def with_deadline(parameters: dict[str, Any], remaining: float | None) -> dict[str, Any]:
+    """The parameters with a `timeout` of what is left until the client's deadline, in seconds, unless theirs is less."""
+    if remaining is not None:
+        # Not 0: that would mean no timeout.
+        left = max(1, int(remaining * 1e6))
+        own = parameters.get("timeout") or left
+        parameters["timeout"] = min(own, left) if type(own) is int else own
+    return parameters
+
+
+def decode(tensors: Mapping[str, Tensor], request: ModelInferRequest) -> dict[str, Array]:
+    """The request's tensors by name; `tensors` are the model's inputs."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise BadRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs: when one input is raw, all are")
+    arrays: dict[str, Array] = {}
+    for i, given in enumerate(request.inputs):
+        tensor = tensors.get(given.name)
+        if tensor is None:
+            raise BadRequest(f"inputs[{i}]: {given.name!r} is not one of the model's inputs: {', '.join(tensors)}")
+        if tensor.name in arrays:
+            raise BadRequest(f"input {tensor.name!r} is given twice")
+        if given.parameters:
+            _refuse(f"input {tensor.name!r}", given.parameters)
+        shape = _shape(tensor, given)
+        arrays[tensor.name] = _raw(tensor, shape, given, raw[i]) if raw else _typed(tensor, shape, given)
+    return arrays
+
+
+def _shape(tensor: Tensor, given: ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
+    if given.datatype != tensor.datatype:
+        raise BadRequest(f"input {tensor.name!r}: datatype {given.datatype!r} given, the model needs {tensor.datatype}")
+    shape = tuple(given.shape)
+    if min(shape, default=0) < 0:
+        raise BadRequest(f"input {tensor.name!r}: shape {list(shape)} must be a list of sizes, like {list(tensor.shape)}")
+    return shape
+
+
+def _raw(tensor: Tensor, shape: tuple[int, ...], given: ModelInferRequest.InferInputTensor, content: bytes) -> Array:
+    if given.HasField("contents") and given.contents.ByteSize():
+        raise BadRequest(f"input {tensor.name!r} has contents and raw_input_contents: send one of them")
+    datatype = NUMPY[tensor.datatype]
+    needed = math.prod(shape) * datatype.itemsize
+    if len(content) != needed:
+        raise BadRequest(
+            f"input {tensor.name!r}: {len(content)} raw bytes, but {tensor.datatype} of shape {list(shape)} has {needed}"
+        )
+    array: Array = np.frombuffer(content, dtype=np.uint8 if tensor.datatype == "BOOL" else datatype).reshape(shape)
+    # Bytes other than 0 and 1 are not booleans: torch's kernels would misread them.
+    return array != 0 if tensor.datatype == "BOOL" else array
+
+
+def _typed(tensor: Tensor, shape: tuple[int, ...], given: ModelInferRequest.InferInputTensor) -> Array:
+    name = CONTENTS.get(tensor.datatype)
+    if name is None:
+        raise BadRequest(f"input {tensor.name!r}: {tensor.datatype} has no typed contents, send it in raw_input_contents")
+    if other := [field.name for field, _ in given.contents.ListFields() if field.name != name]:
+        raise BadRequest(f"input {tensor.name!r}: {tensor.datatype} goes into {name}, not into {other[0]}")
+    array = _narrow(tensor, getattr(given.contents, name))
+    if array.size != math.prod(shape):
+        raise BadRequest(f"input {tensor.name!r}: {array.size} values given, shape {list(shape)} holds {math.prod(shape)}")
+    return array.reshape(shape)
+
+
+def _narrow(tensor: Tensor, values: Sequence[Any]) -> Array:
+    """The values in their datatype: the message's 32 bits may be more than an INT8 or UINT16 holds."""
+    datatype = NUMPY[tensor.datatype]
+    if datatype.kind not in "iu" or datatype.itemsize >= 4:
+        return np.fromiter(values, dtype=datatype, count=len(values))
+    wide = np.fromiter(values, dtype=np.int64, count=len(values))
+    bounds = np.iinfo(datatype)
+    outside = wide[(wide < bounds.min) | (wide > bounds.max)]
+    if outside.size:
+        raise BadRequest(f"input {tensor.name!r}: {outside[0]} does not fit {tensor.datatype}")
+    return wide.astype(datatype)
+
+
+def outputs_asked(tensors: Mapping[str, Tensor], request: ModelInferRequest) -> Iterable[Tensor]:
+    """Of the model's outputs those that the request wants, in its order."""
+    for i, output in enumerate(request.outputs):
+        if output.name not in tensors:
+            raise BadRequest(f"outputs[{i}]: {output.name!r} is not one of the model's outputs: {', '.join(tensors)}")
+        _refuse(f"output {output.name!r}", output.parameters)
+    return [tensors[output.name] for output in request.outputs] or tensors.values()
+
+
+def _refuse(whose: str, parameters: Mapping[str, InferParameter]) -> None:
+    if unsupported := [name for name in NOT_SUPPORTED if name in parameters]:
+        raise BadRequest(f"{whose}: the parameter {unsupported[0]!r} is not supported")
+
+
+def encode(answer: ModelInferResponse, asked: Iterable[Tensor], rows: Rows) -> list[bytes | memoryview]:
+    """The message in pieces: `answer` with the outputs, then each tensor as it lies in memory.
+
+    Repeated fields may follow the rest of a message, so the tensors need not pass through protobuf's memory.
+    """
+    tail: list[bytes | memoryview] = []
+    for tensor in asked:
+        array = np.ascontiguousarray(rows.arrays[tensor.name], dtype=NUMPY[tensor.datatype])
+        answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
+        tail += (_prefix(RAW_OUTPUT_CONTENTS, array.nbytes), array.reshape(-1).view(np.uint8).data)
+    return [answer.SerializeToString(), *tail]
+
+
+def in_stream(message: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """A ModelInferResponse in pieces as a ModelStreamInferResponse."""
+    return [_prefix(INFER_RESPONSE, sum(len(piece) for piece in message)), *message]
+
+
+def stream_error(content: bytes | bytearray, message: str) -> list[bytes]:
+    """The answer to a request of a stream that was refused, with its id where it has one."""
+    try:
+        identity = decoded(ModelInferRequest, content).id
+    except BadRequest:
+        identity = ""
+    answer = ModelStreamInferResponse(error_message=message, infer_response=ModelInferResponse(id=identity))
+    return [answer.SerializeToString()]
+
+
+def _prefix(number: int, size: int) -> bytes:
+    """What stands before a field of bytes or a message, in protobuf's encoding."""
+    prefix = bytearray((number << 3 | 2,))
+    while size > 0x7F:
+        prefix.append(size & 0x7F | 0x80)
+        size >>= 7
+    prefix.append(size)
+    return bytes(prefix)

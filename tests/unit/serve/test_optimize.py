@@ -1,0 +1,283 @@
+"""What the loader may do to a module: answers stay, whatever cannot be rewritten is left alone, nothing is raised.
+
+Not here: convolutions of small images (test_small_images), the batch size (test_saturation), and speed
+(`python -m benchmarks.optimize`).
+"""
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from modelmill.compress import modules
+from modelmill.serve.optimize.apply import Optimized, optimize
+from tests.unit.serve.nets import CHANNELS, IMAGES, NETS, SIZE, Net, assert_same, conv, norm
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def done(optimized: Optimized) -> str:
+    return "; ".join(optimized.notes)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_answers_stay_for_any_number_of_rows(name: str) -> None:
+    module = NETS[name]().eval()
+    optimized = optimize(module, example=(IMAGES,))
+    assert optimized.module is not module, optimized.notes
+    for rows in (1, 2, 5, 16):
+        x = torch.randn(rows, CHANNELS, SIZE, SIZE)
+        with torch.inference_mode():
+            assert_same(optimized.module(x.clone()), module(x.clone()))
+
+
+def test_images_of_another_size_are_right() -> None:
+    module = NETS["a residual block"]().eval()
+    optimized = optimize(module, example=(IMAGES,))
+    for size in (3, 17, 40):
+        x = torch.randn(2, CHANNELS, size, size - 1)
+        with torch.inference_mode():
+            assert_same(optimized.module(x), module(x))
+
+
+def test_notes_say_what_was_done() -> None:
+    module = NETS["a residual block with a convolution on its shortcut"]().eval()
+    text = done(optimize(module, example=(IMAGES,)))
+    assert text == "3 batch norms folded into convolutions, 3 convolutions channels-last"
+
+
+def test_the_given_module_is_not_touched() -> None:
+    module = NETS["a residual block"]().eval()
+    tensors, code = {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()}, repr(module)
+    values = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    optimize(module, example=(IMAGES,))
+    assert repr(module) == code
+    assert {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()} == tensors
+    assert_same(dict(module.state_dict()), values)
+
+
+def test_old_weights_are_not_held_beside_new_ones() -> None:
+    module = NETS["a residual block"]().eval()
+    old = [weakref.ref(tensor) for tensor in module.parameters()]
+    optimized = optimize(module, example=(IMAGES,))
+    del module
+    gc.collect()
+    assert not [tensor for reference in old if (tensor := reference()) is not None]
+    assert list(optimized.module.parameters())
+
+
+@pytest.mark.parametrize(("classes", "own"), [(2, True), (2000, False)])
+def test_few_weights_that_stay_do_not_keep_the_whole_file(classes: int, own: bool) -> None:
+    """Dense tensors are cut out of one mapped file; where most of it stays in use, copying would gain nothing."""
+    module = nn.Sequential(conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, classes)).eval()
+    file = torch.cat([tensor.flatten() for tensor in module.state_dict().values()])
+    cut = file.split([tensor.numel() for tensor in module.state_dict().values()])
+    module.load_state_dict(
+        {name: part.view(old.shape) for part, (name, old) in zip(cut, module.state_dict().items(), strict=True)}, assign=True
+    )
+    optimized = optimize(module, example=(IMAGES,))
+    assert optimized.module is not module
+    assert [tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in optimized.module.parameters()] == [
+        True,
+        own,
+        own,
+        own,
+    ]
+    assert all(tensor.untyped_storage().nbytes() == file.nbytes for tensor in module.parameters())
+
+
+class Branching(nn.Module):
+    """What it does depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.negative = nn.Sequential(conv(), norm()), conv()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.body(x) if x.mean() > 0 else self.negative(x)
+        return y
+
+
+@pytest.mark.parametrize("wrap", [lambda module: module, lambda module: nn.Sequential(conv(), module, norm())])
+def test_what_depends_on_values_still_does(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    module = wrap(Branching()).eval()
+    optimized = optimize(module, example=(IMAGES,))
+    assert "1 batch norms folded into convolutions" in done(optimized)
+    assert "stay: TraceError: symbolically traced variables cannot be used as inputs to control flow" in done(optimized)
+    for sign in (1, -1):
+        x = sign * torch.rand(2, CHANNELS, SIZE, SIZE)
+        with torch.inference_mode():
+            assert_same(optimized.module(x), module(x))
+
+
+class Counting(nn.Module):
+    """It keeps state outside of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.calls = conv(), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        y: torch.Tensor = self.conv(x)
+        return y
+
+
+def test_the_modules_own_code_runs() -> None:
+    module = nn.Sequential(Counting(), norm(), conv()).eval()
+    optimized = optimize(module, example=(IMAGES,))
+    assert "1 batch norms folded into convolutions" in done(optimized)
+    counting = optimized.module.get_submodule("0")
+    assert isinstance(counting, Counting)
+    before = counting.calls
+    optimized.module(IMAGES)
+    assert counting.calls == before + 1
+
+
+def test_hooks_run_and_what_has_them_is_not_folded() -> None:
+    seen: list[str] = []
+    module = nn.Sequential(nn.Sequential(conv(), norm()), conv(), norm()).eval()
+    for part in (module[0], module[1]):
+        part.register_forward_hook(lambda part, inputs, output: seen.append(type(part).__name__))
+    optimized = optimize(module, example=(IMAGES,))
+    assert done(optimized) == "1 batch norms folded into convolutions, 2 convolutions channels-last"
+    seen.clear()
+    optimized.module(IMAGES)
+    assert seen == ["Sequential", "Conv2d"]
+
+
+def test_arguments_that_are_not_given_keep_their_defaults() -> None:
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv()
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, times: int = 2) -> torch.Tensor:
+            y: torch.Tensor = self.conv(x if mask is None else x * mask) * times
+            return y
+
+    module = Optional().eval()
+    for example in ((IMAGES,), (IMAGES, IMAGES)):
+        optimized = optimize(module, example=example)
+        assert optimized.module is not module, optimized.notes
+        inputs = [torch.randn(2, CHANNELS, SIZE, SIZE) for _ in example]
+        with torch.inference_mode():
+            assert_same(optimized.module(*inputs), module(*inputs))
+
+
+def test_int8_layers_stay_as_they_are() -> None:
+    codes, scale = torch.randint(-127, 128, (CHANNELS, CHANNELS, 3, 3), dtype=torch.int8), torch.rand(CHANNELS, 1, 1, 1) / 127
+    int8 = modules.replace(conv(), codes=codes, scale=scale)
+    module = nn.Sequential(conv(), norm(), int8, nn.ReLU(), norm(), conv()).eval()
+    optimized = optimize(module, example=(IMAGES,))
+    assert done(optimized) == "1 batch norms folded into convolutions, 2 convolutions channels-last"
+    assert any(isinstance(part, modules.QuantConv2d) for part in optimized.module.modules())
+    x = torch.randn(5, CHANNELS, SIZE, SIZE)
+    with torch.inference_mode():
+        assert_same(optimized.module(x), module(x))
+
+
+def unfaithful(net: Any, x: torch.Tensor) -> torch.Tensor:
+    """`isinstance` does not see a tensor while torch.fx looks, so it sees a batch norm that is not there."""
+    y: torch.Tensor = net.one(x) if isinstance(x, torch.Tensor) else net.norm(net.one(x))
+    return y
+
+
+def spinning(net: Any, x: torch.Tensor) -> torch.Tensor:
+    """It does not like channels-last."""
+    end = time.process_time() + (0.0 if net.one.weight.is_contiguous() else 0.05)
+    while time.process_time() < end:
+        pass
+    y: torch.Tensor = net.one(x)
+    return y
+
+
+class Locked(nn.Sequential):
+    """It cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(conv())
+        self.lock = threading.Lock()
+
+
+def with_forward(forward: Callable[[Any, torch.Tensor], Any]) -> nn.Module:
+    return Net(forward, one=conv(), norm=norm(), dropout=nn.Dropout(0.5)).eval()
+
+
+def dropping_always() -> nn.Module:
+    module = with_forward(lambda net, x: net.dropout(net.one(x)))
+    module.get_submodule("dropout").train()
+    return module
+
+
+LEFT_ALONE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "training": (lambda: nn.Sequential(conv()), "it is in training mode"),
+    "bfloat16": (lambda: nn.Sequential(conv()).bfloat16().eval(), "its weights are torch.bfloat16"),
+    "float64": (lambda: nn.Sequential(conv()).double().eval(), "its weights are torch.float64"),
+    "elsewhere": (lambda: nn.Sequential(conv()).to("meta").eval(), "its weights are on meta"),
+    "no convolutions": (lambda: nn.Sequential(nn.Linear(SIZE, 3), nn.ReLU()).eval(), "without convolutions"),
+    "random": (lambda: with_forward(lambda net, x: net.one(x) + torch.rand_like(x)), "it answers otherwise for 3 rows"),
+    "random by constants": (lambda: with_forward(lambda net, x: net.one(x) + torch.rand(1)), "it answers otherwise"),
+    "dropout that was left on": (dropping_always, "it answers otherwise for 3 rows"),
+    "otherwise when traced": (lambda: with_forward(unfaithful), "it answers otherwise for 3 rows: output of the model: off by"),
+    "slower": (lambda: with_forward(spinning), "it is slower: 5"),
+    "cannot be copied": (lambda: Locked().eval(), "cannot pickle"),
+    "fails": (lambda: with_forward(lambda net, x: net.one(x).reshape(7)), "RuntimeError"),
+    "an answer of its own type": (lambda: with_forward(lambda net, x: {net.one(x)}), "the model runs as it is"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_a_module_is_served_as_it_is(name: str) -> None:
+    build, reason = LEFT_ALONE[name]
+    module = build()
+    optimized = optimize(module, example=(IMAGES,))
+    assert optimized.module is module
+    assert reason in done(optimized)
+
+
+def test_no_example_is_no_reason_to_raise() -> None:
+    module = nn.Sequential(conv()).eval()
+    assert optimize(module, example=()).module is module
+
+
+@pytest.mark.parametrize("shape", [(2, CHANNELS + 1, SIZE, SIZE), (2, CHANNELS, 1, 1), (2, CHANNELS), (2, CHANNELS, SIZE)])
+def test_an_input_that_does_not_fit_is_an_error_as_before(shape: tuple[int, ...]) -> None:
+    module = nn.Sequential(conv(padding=0), norm(), nn.ReLU()).eval()
+    optimized = optimize(module, example=(IMAGES,))
+    assert optimized.module is not module
+    for candidate in (module, optimized.module):
+        with pytest.raises(RuntimeError), torch.inference_mode():
+            candidate(torch.zeros(shape))
+
+
+def test_other_threads_run_modules_meanwhile() -> None:
+    other, stop, failures = nn.Sequential(conv(), norm()).eval(), threading.Event(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            while not stop.is_set():
+                with torch.inference_mode():
+                    other(IMAGES)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        for _ in range(5):
+            module = NETS["a residual block"]().eval()
+            assert optimize(module, example=(IMAGES,)).module is not module
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures
