@@ -106,12 +106,12 @@ def test_a_service_comes_with_what_leads_to_its_pods_and_protects_them(space: ku
     )
     assert labels >= endpoint["selector"].items()
     assert endpoint["selector"]["modelmill.io/version"] == "1"
-    assert [(port["port"], port["targetPort"]) for port in endpoint["ports"]] == [(443, "http")]
+    assert [(port["port"], port["targetPort"]) for port in endpoint["ports"]] == [(443, "http"), (8001, "grpc")]
     assert budget["maxUnavailable"] == 1
     assert labels >= budget["selector"]["matchLabels"].items()
     assert labels >= policy["podSelector"]["matchLabels"].items()
     anybody, cluster = policy["ingress"]
-    assert ([port["port"] for port in anybody["ports"]], "from" in anybody) == ([8080], False)
+    assert ([port["port"] for port in anybody["ports"]], "from" in anybody) == ([8080, 8082], False)
     assert ([port["port"] for port in cluster["ports"]], cluster["from"]) == ([8081], [{"namespaceSelector": {}}])
     owners = space.get("networkpolicy", "guarded")["metadata"]["ownerReferences"]
     assert [(owner["kind"], owner["name"], owner["controller"]) for owner in owners] == [("ModelService", "guarded", True)]
@@ -119,7 +119,7 @@ def test_a_service_comes_with_what_leads_to_its_pods_and_protects_them(space: ku
 
 @pytest.mark.usefixtures("services")
 def test_a_node_port_is_reached_from_outside_the_cluster(space: kube.Namespace) -> None:
-    (port,) = space.get("service", "exposed")["spec"]["ports"]
+    (port,) = (port for port in space.get("service", "exposed")["spec"]["ports"] if port["name"] == "http")
     url = f"http://{config.node_address()}:{port['nodePort']}/v1/models/digits:predict"
     request = urllib.request.Request(url, json.dumps(serving.ROW).encode())
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

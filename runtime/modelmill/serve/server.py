@@ -105,8 +105,12 @@ class Server:
         """Returns when requests are answered; raises what went wrong."""
         service, phases = self.service, Phases(self.metrics)
         model, warm = await self._executor.call(lambda: self._loaded_and_warm(phases))
+        import torch
+
         from modelmill.serve.runner import Runner
 
+        # torch keeps the number by thread, and short batches run in this one.
+        torch.set_num_threads(1)
         policy = Policy(
             max_rows=warm.rows,
             max_elements=warm.elements,

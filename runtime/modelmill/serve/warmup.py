@@ -26,8 +26,10 @@ FREE_DIMENSION = 8
 """What stands in for a free dimension that is not the batch."""
 WORTH_IT = 1.2
 """Several threads must be this much faster than one."""
-RUNS, MOST_RUNS = 4, 50
-ENOUGH_SECONDS = 0.02
+FEWEST_RUNS, MOST_RUNS = 2, 50
+ENOUGH_SECONDS = 0.1
+SLOW_SECONDS = 0.1
+"""Where a full batch takes longer, batch sizes are compared in one round: a pod must become ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,8 @@ def warm_up(model: TorchModel, *, max_rows: int, cpus: int) -> Warm:
         seconds = _choose_threads(model, full, cpus=cpus)
     else:
         seconds = _seconds(model, full, threads=cpus)
-    rows = saturating_rows(lambda count: _once(model, zeros(model.signature, count=count)), most=max_rows)
+    rounds = 3 if seconds < SLOW_SECONDS else 1
+    rows = saturating_rows(lambda n: _once(model, zeros(model.signature, count=n)), most=max_rows, rounds=rounds)
     log.info("a batch takes %.2f ms; throughput is full with %d of %d rows", seconds * 1e3, rows, max_rows)
     length = Shapes(model.signature).checked(full.arrays).length
     if length:
@@ -72,7 +75,7 @@ def _seconds(model: TorchModel, rows: Rows, *, threads: int) -> float:
     torch.set_num_threads(threads)
     best = float("inf")
     runs, end = 0, time.perf_counter() + ENOUGH_SECONDS
-    while runs < RUNS or (runs < MOST_RUNS and time.perf_counter() < end):
+    while runs < FEWEST_RUNS or (runs < MOST_RUNS and time.perf_counter() < end):
         began = time.perf_counter()
         model(rows)
         best = min(best, time.perf_counter() - began)

@@ -67,6 +67,11 @@ def changed_before_the_sum(net: Any, x: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def in_place_on_the_input(net: Any, x: torch.Tensor) -> torch.Tensor:
+    y: torch.Tensor = net.one(x.sub_(0.5))
+    return y
+
+
 def twice_itself(net: Any, x: torch.Tensor) -> torch.Tensor:
     y = net.one(x)
     total: torch.Tensor = y + y
@@ -85,6 +90,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "functions, in place, and a view": lambda: Net(functions, **pairs()),
     "a sum into the other operand": lambda: Net(in_place_on_the_other, one=conv(), two=conv()),
     "an input that changes before the sum": lambda: Net(changed_before_the_sum, one=conv()),
+    "the input changed in place": lambda: Net(in_place_on_the_input, one=conv()),
     "a sum with itself": lambda: Net(twice_itself, one=conv()),
     "the activation before the sum": lambda: Net(lambda net, x: x + net.relu(net.one(x)), one=conv(), relu=nn.ReLU()),
     "an activation after the sum that its kernel has not": lambda: Net(

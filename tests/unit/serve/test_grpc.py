@@ -18,13 +18,17 @@ import pytest
 import torch
 import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
 from tritonclient.grpc import aio, service_pb2, service_pb2_grpc
 
 from modelmill.contract.servicefile import Tls
 from modelmill.observe.concurrency import Concurrency
+from modelmill.serve.errors import BadRequest
 from modelmill.serve.grpc.methods import SERVICE
 from modelmill.serve.grpc_server import GrpcServer
 from modelmill.serve.http2 import frames, hpack
+from modelmill.serve.protocols import oip_grpc
 from modelmill.serve.protocols.wire import generate, health, inference
 from modelmill.signature import Signature, Tensor
 from tests.unit.serve.relay import Relay
@@ -427,6 +431,32 @@ OUT_OF_ORDER: dict[str, tuple[bytes, int, str]] = {
     ),
     "a bomb in a stream": (call("ModelStreamInfer", grpc_encoding="gzip") + message(BOMB, compressed=True), 8, "larger"),
 }
+
+
+LARGE = b"\x3a\xa0\x8d\x06" + bytes(100_000)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [LARGE[:-1], LARGE + b"\xff", LARGE + b"\xff" * 11, LARGE + b"\x0c", LARGE + b"\x0d\1", LARGE + b"\x0a\x05ab"],
+    ids=["cut", "half a tag", "an endless tag", "no such kind", "half a number", "half a text"],
+)
+def test_a_large_message_that_is_none_is_refused(content: bytes) -> None:
+    with pytest.raises(BadRequest, match="not an inference.ModelInferRequest"):
+        oip_grpc.parsed(content)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=300), st.just(bytes(70_000))), max_size=4))
+def test_a_large_message_is_split_as_protobuf_would(raw: list[bytes]) -> None:
+    tensor = _typed("x", "INT64", int64_contents=[-1, 1 << 62])
+    request = _request(tensor, id="a", parameters=_parameter(timeout=-5), raw_input_contents=raw)
+    content = request.SerializeToString() + b"\x99\x01" + bytes(8) + b"\x9d\x01" + bytes(4) + b"\x92\x01\x02ab" + b"\x58\x05"
+    rest, found = oip_grpc.split(memoryview(content))
+    assert [bytes(piece) for piece in found] == raw
+    request.ClearField("raw_input_contents")
+    parsed = service_pb2.ModelInferRequest.FromString(rest)
+    parsed.DiscardUnknownFields()
+    assert parsed == request
 
 
 @pytest.mark.parametrize(("sent", "status", "words"), OUT_OF_ORDER.values(), ids=OUT_OF_ORDER)

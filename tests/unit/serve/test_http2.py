@@ -256,10 +256,10 @@ def test_a_blocked_stream_does_not_block_another(server: Server) -> None:
 
 
 def test_a_large_upload_is_told_to_go_on(server: Server) -> None:
-    body = bytes(5 << 20)
+    body = bytes(9 << 20)
     with Client(server, greet=frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: frames.LARGEST})) as client:
         client.send(frames.number(frames.WINDOW_UPDATE, 0, 10 << 20), headers(1))
-        window = 1 << 20
+        window = 4 << 20
         for start in range(0, len(body), 1 << 18):
             while window < 1 << 18:
                 window += int.from_bytes(client.until(frames.WINDOW_UPDATE, stream=1)[3], "big")
@@ -404,7 +404,7 @@ def test_a_client_that_breaks_a_streams_rules_loses_that_stream_alone(server: Se
 
 def test_more_than_a_streams_window_ends_it() -> None:
     with listening(Limits()) as server, Client(server) as client:
-        client.send(headers(1, path="/hold"), data(1, bytes(1 << 20), flags=0), data(1, b"x"))
+        client.send(headers(1, path="/hold"), *[data(1, bytes(1 << 20), flags=0)] * 4, data(1, b"x"))
         assert client.until(frames.RST_STREAM)[2:] == (1, FLOW.to_bytes(4, "big"))
         client.send(request(3))
         assert client.answer(3) == b"x"

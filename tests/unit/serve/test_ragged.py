@@ -1,5 +1,6 @@
 """Rows of different lengths in one execution: padded, masked, and cut back to what each would have got alone."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,11 +23,9 @@ ENCODER = Signature(
     ),
     outputs=(Tensor(name="mean", shape=(-1,)), Tensor(name="squares", datatype="INT64", shape=(-1, -1))),
 )
-BATCHES: list[tuple[int, ...]] = []
 
 
 def encoder(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    BATCHES.append(tuple(ids.shape))
     return (ids * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1), ids * ids
 
 
@@ -90,10 +89,17 @@ def test_a_pad_value_needs_something_to_pad() -> None:
         Tensor(name="x", shape=(-1, 3), pad=0)
 
 
-def test_similar_lengths_share_executions_under_load(server: Running) -> None:
-    BATCHES.clear()
-    bodies = [[[1] * (5 if i % 2 else 30)] for i in range(40)]
-    with ThreadPoolExecutor(16) as clients:
+def test_similar_lengths_share_executions_under_load() -> None:
+    batches: list[tuple[int, ...]] = []
+
+    def slow(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        time.sleep(0.005)
+        batches.append(tuple(ids.shape))
+        return encoder(ids, mask)
+
+    with running(slow, signature=ENCODER) as server, ThreadPoolExecutor(16) as clients:
+        batches.clear()
+        bodies = [[[1] * (5 if i % 2 else 30)] for i in range(40)]
         assert all(status == 200 for status, _ in clients.map(lambda rows: ask(server, rows), bodies))
-    assert sum(rows for rows, _ in BATCHES) == 40
-    assert len(BATCHES) < 40
+    assert sum(rows for rows, _ in batches) == 40
+    assert len(batches) < 20

@@ -12,7 +12,7 @@ from tests.unit.serve.nets import Net, assert_same, norm
 WIDE = 48
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "2x2": ({}, (2, 2)),
-    "2x2, without bias": ({"bias": False}, (2, 2)),
+    "without bias": ({"bias": False}, (2, 2)),
     "one pixel": ({}, (1, 1)),
     "one row": ({}, (1, 3)),
     "stride": ({"stride": 2}, (2, 2)),
@@ -22,22 +22,41 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
 }
 
 
+def convolution(**options: Any) -> nn.Conv2d:
+    return nn.Conv2d(WIDE, WIDE, **{"kernel_size": 3, "padding": 1, **options})
+
+
+@pytest.mark.parametrize("after", [(), (norm(WIDE), nn.ReLU())], ids=["alone", "before batch norm"])
 @pytest.mark.parametrize("name", SMALL)
-def test_convolutions_of_small_images_become_products(name: str) -> None:
+def test_they_become_products(name: str, after: tuple[nn.Module, ...]) -> None:
     options, size = SMALL[name]
-    module = nn.Sequential(nn.Conv2d(WIDE, WIDE, **{"kernel_size": 3, "padding": 1, **options}), norm(WIDE), nn.ReLU()).eval()
+    module = nn.Sequential(convolution(**options), *after).eval()
     optimized = optimize(module, example=(torch.zeros(3, WIDE, *size),))
-    assert "1 convolutions of small images as products" in done(optimized)
-    for shape in ((1, *size), (7, *size), (2, 5, 4), (2, *size), (1, 1, 7)):
-        x = torch.randn(shape[0], WIDE, *shape[1:])
+    assert "1 convolutions of small images as products" in optimized.notes[0]
+    for rows, *image in ((1, *size), (7, *size), (2, 5, 4), (2, *size), (1, 1, 7)):
+        x = torch.randn(rows, WIDE, *image)
         with torch.inference_mode():
             assert_same(optimized.module(x), module(x))
 
 
-def test_a_convolution_whose_weight_is_read_stays_one() -> None:
-    module = Net(lambda net, x: net.one(x) / net.one.weight.norm(), one=nn.Conv2d(WIDE, WIDE, 3, padding=1)).eval()
-    optimized = optimize(module, example=(torch.zeros(2, WIDE, 2, 2),))
-    assert text.startswith("1 convolutions channels-last; not 1 convolutions channels-last, 1 convolutions of small")
-    assert "has no attribute 'weight'" in text
+STAYS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
+    "as many pixels as taps": ({}, (3, 3)),
+    "groups": ({"groups": 2}, (2, 2)),
+    "reflected": ({"padding_mode": "reflect"}, (2, 2)),
+    "padding by name": ({"padding": "same"}, (2, 2)),
+    "a matrix of 26 times the weight": ({"kernel_size": 7, "padding": 3}, (6, 6)),
+}
 
 
+@pytest.mark.parametrize("name", STAYS)
+def test_other_convolutions_stay(name: str) -> None:
+    options, size = STAYS[name]
+    optimized = optimize(nn.Sequential(convolution(**options)).eval(), example=(torch.zeros(3, WIDE, *size),))
+    assert optimized.notes == ("1 convolutions channels-last",)
+
+
+def test_one_whose_weight_is_read_stays() -> None:
+    module = Net(lambda net, x: net.one(x) / net.one.weight.norm(), one=convolution()).eval()
+    done, rejected = optimize(module, example=(torch.zeros(2, WIDE, 2, 2),)).notes
+    assert done == "1 convolutions channels-last"
+    assert rejected.startswith(f"not {done}, 1 convolutions of small images as products: AttributeError")

@@ -72,9 +72,9 @@ class InferenceService:
 
     def _question(self, message: Message, remaining: float | None, answer: m.ModelInferResponse) -> Question:
         inference = self._inference
-        request = decoded(m.ModelInferRequest, message)
+        request, raw = codec.parsed(message)
         inference.require(request.model_name, request.model_version or None)
-        arrays = codec.decode(inference.inputs, request)
+        arrays = codec.decode(inference.inputs, request, raw)
         asked = codec.outputs_asked(inference.outputs, request)
         options = options_of(codec.with_deadline(codec.parameters_of(request.parameters), remaining))
         answer.model_name, answer.model_version, answer.id = inference.model, inference.version, request.id

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from modelmill.serve.http2.connection import Connection
 
 Pieces = Sequence[bytes | memoryview]
-WINDOW = 1 << 20
+WINDOW = 4 << 20
 """Bytes that a client may send on one stream before it is told to go on."""
 JOINED_BYTES = 64 << 10
 """Answers up to this size go out as one piece of memory."""

@@ -33,8 +33,61 @@ CONTENTS = {
 }
 """The field of `InferTensorContents` by datatype."""
 NOT_SUPPORTED = ("classification", "shared_memory_region")
-RAW_OUTPUT_CONTENTS = 6
+RAW_INPUT_CONTENTS, RAW_OUTPUT_CONTENTS = 7, 6
 INFER_RESPONSE = 2
+SPLIT_BYTES = 64 << 10
+"""From this size on a message's raw tensors do not pass through protobuf, which would copy them twice."""
+_FIXED = {1: 8, 5: 4}
+"""Bytes of protobuf's fixed-size kinds."""
+Raw = Sequence[bytes | memoryview]
+
+
+def parsed(content: bytes | bytearray) -> tuple[ModelInferRequest, Raw]:
+    """The request, and its raw tensors."""
+    if len(content) < SPLIT_BYTES:
+        request = decoded(ModelInferRequest, content)
+        return request, request.raw_input_contents
+    rest, raw = split(memoryview(content))
+    return decoded(ModelInferRequest, rest), raw
+
+
+def split(content: memoryview) -> tuple[bytes, list[memoryview]]:
+    """A request's message without its raw tensors, and those, where they lie."""
+    rest, raw = [], []
+    position = 0
+    try:
+        while position < len(content):
+            tag, start, end = _field(content, position)
+            if end > len(content):
+                raise IndexError
+            if tag == RAW_INPUT_CONTENTS << 3 | 2:
+                raw.append(content[start:end])
+            else:
+                rest.append(content[position:end])
+            position = end
+    except (IndexError, KeyError) as error:
+        raise BadRequest("the message is not an inference.ModelInferRequest") from error
+    return b"".join(rest), raw
+
+
+def _field(content: memoryview, position: int) -> tuple[int, int, int]:
+    """A field's tag, and where its value begins and ends, in protobuf's encoding."""
+    tag, start = _number(content, position)
+    kind = tag & 7
+    if kind == 2:
+        size, start = _number(content, start)
+        return tag, start, start + size
+    return tag, start, _number(content, start)[1] if kind == 0 else start + _FIXED[kind]
+
+
+def _number(content: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for i in range(10):
+        byte = content[position + i]
+        value |= (byte & 0x7F) << 7 * i
+        if byte < 0x80:
+            return value, position + i + 1
+    raise IndexError
 
 
 def parameters_of(given: Mapping[str, InferParameter]) -> dict[str, Any]:
@@ -53,9 +106,8 @@ def with_deadline(parameters: dict[str, Any], remaining: float | None) -> dict[s
     return parameters
 
 
-def decode(tensors: Mapping[str, Tensor], request: ModelInferRequest) -> dict[str, Array]:
+def decode(tensors: Mapping[str, Tensor], request: ModelInferRequest, raw: Raw) -> dict[str, Array]:
     """The request's tensors by name; `tensors` are the model's inputs."""
-    raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BadRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs: when one input is raw, all are")
     arrays: dict[str, Array] = {}
@@ -81,7 +133,7 @@ def _shape(tensor: Tensor, given: ModelInferRequest.InferInputTensor) -> tuple[i
     return shape
 
 
-def _raw(tensor: Tensor, shape: tuple[int, ...], given: ModelInferRequest.InferInputTensor, content: bytes) -> Array:
+def _raw(tensor: Tensor, shape: tuple[int, ...], given: ModelInferRequest.InferInputTensor, content: bytes | memoryview) -> Array:
     if given.HasField("contents") and given.contents.ByteSize():
         raise BadRequest(f"input {tensor.name!r} has contents and raw_input_contents: send one of them")
     datatype = NUMPY[tensor.datatype]
@@ -155,7 +207,7 @@ def in_stream(message: Sequence[bytes | memoryview]) -> list[bytes | memoryview]
 def stream_error(content: bytes | bytearray, message: str) -> list[bytes]:
     """The answer to a request of a stream that was refused, with its id where it has one."""
     try:
-        identity = decoded(ModelInferRequest, content).id
+        identity = parsed(content)[0].id
     except BadRequest:
         identity = ""
     answer = ModelStreamInferResponse(error_message=message, infer_response=ModelInferResponse(id=identity))
