@@ -19,9 +19,9 @@ from pathlib import Path
 from benchmarks.serving import alone, figures, load
 from benchmarks.serving.peers import PEERS
 from benchmarks.serving.peers.peer import Peer
-from benchmarks.serving.process import end_leftovers
+from benchmarks.serving.process import Failed, end_leftovers
 from benchmarks.serving.rounds import Results, compare
-from benchmarks.serving.server import Place
+from benchmarks.serving.server import Place, WrongAnswer
 from benchmarks.serving.workloads import BIG, WORKLOADS
 
 MEMORY, FIRST_ANSWER, BIG_TENSOR, GRPC = "memory", "first-answer", "big-tensor", "grpc"
@@ -40,7 +40,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="modelmill-bench-") as folder:
         place = Place(folder=Path(folder), server_core=cores[0], load_core=cores[1])
         publish(place, sorted({NEEDS.get(part, part) for part in arguments.workloads}))
-        results, found = measure(place, arguments)
+        try:
+            results, found = measure(place, arguments)
+        except (Failed, WrongAnswer) as error:
+            raise SystemExit(str(error)) from error
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
     show(results, found)
     if arguments.json:
         arguments.json.write_text(json.dumps({"must": [figure.entry() for figure in found]}, indent=1) + "\n")

@@ -442,7 +442,7 @@ LARGE = b"\x3a\xa0\x8d\x06" + bytes(100_000)
     ids=["cut", "half a tag", "an endless tag", "no such kind", "half a number", "half a text"],
 )
 def test_a_large_message_that_is_none_is_refused(content: bytes) -> None:
-    with pytest.raises(BadRequest, match="not an inference.ModelInferRequest"):
+    with pytest.raises(BadRequest, match=r"not an inference\.ModelInferRequest"):
         oip_grpc.parsed(content)
 
 

@@ -104,5 +104,5 @@ def _refusal(module: nn.Module) -> str | None:
         if tensor.device.type != "cpu":
             return f"its weights are on {tensor.device}"
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            pass
+            return f"its weights are {tensor.dtype}"
     return None
