@@ -31,6 +31,8 @@ HOLDS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": lambda value, limit: value <= limit,
     ">": lambda value, limit: value > limit,
 }
+QUIET_CORES = 0.15
+"""What others may use beside a measurement that is to be believed."""
 NOT_YET = {
     "encoder_bf16_vs_best_peer_c64": "the artifact has no bf16 variant yet",
 }
@@ -119,6 +121,9 @@ def table(workload: str, results: Results) -> list[str]:
         name = f"in process, batch {results.limit_batch}"
         rates = results.limits
         lines.append(f"{name:34}{statistics.median(rates):9.0f}{min(rates):9.0f}{max(rates):9.0f}")
+    others = statistics.median(load.others for loads in results.loads.values() for load in loads)
+    if others > QUIET_CORES:
+        lines.append(f"NOT QUIET: other programs used {others:.2f} cores meanwhile (median); measure again without them")
     return lines + [f"missing: {name}: {reason}" for name, reason in results.missing.items()]
 
 

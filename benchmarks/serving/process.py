@@ -85,7 +85,7 @@ class Process:
         return Failed("\n".join((f"{self.name}: {what}; the end of its log:", *lines)))
 
 
-def settle(process: Process, *, seconds: float = 5.0) -> None:
+def settle(process: Process, *, seconds: float = 30.0) -> None:
     """Until the server has nothing left to do: clients of a warm-up leave requests behind."""
     end = time.monotonic() + seconds
     before = process.cpu_seconds()

@@ -77,7 +77,7 @@ def compare(workload: Workload, peers: Sequence[Peer], place: Place, *, rounds: 
         if limit:
             results.limit_batch = limit.batch
         for number in range(rounds):
-            _round(results, servers, limit, number=number, seconds=seconds)
+            _round(results, servers, limit, number=number, seconds=seconds, long=2 * seconds if workload.slow else seconds)
             tell(f"{workload.name}: round {number + 1} of {rounds}: {_state(results)}")
     return results
 
@@ -99,14 +99,16 @@ def _limit(workload: Workload, place: Place) -> Iterator[Limit]:
         process.stop()
 
 
-def _round(results: Results, servers: Sequence[Server], limit: Limit | None, *, number: int, seconds: int) -> None:
+def _round(results: Results, servers: Sequence[Server], limit: Limit | None, *, number: int, seconds: int, long: int) -> None:
+    """`long`: the seconds with the most connections, whose batches take longest."""
     first = number % len(servers)
     for connections in CONNECTIONS:
         for server in (*servers[first:], *servers[:first]):
-            measured = server.measure(connections=connections, seconds=seconds)
+            most = connections == CONNECTIONS[-1]
+            measured = server.measure(connections=connections, seconds=long if most else seconds)
             results.loads.setdefault((server.name, connections), []).append(measured)
-            if limit and server.name == NAME and connections == CONNECTIONS[-1]:
-                results.limits.append(limit.rate(seconds))
+            if limit and server.name == NAME and most:
+                results.limits.append(limit.rate(long))
 
 
 def _state(results: Results) -> str:

@@ -32,7 +32,7 @@ def _launch(delay_seconds: float) -> Callable[[Site], Launch]:
         (model / "1").mkdir(parents=True)
         (model / "1" / "model.py").write_text(MODEL.format(paths=_paths(packages)))
         (model / "config.pbtxt").write_text(_config(site, delay_seconds))
-        libraries = [*packages.glob("*pytriton.libs"), server / "lib", server / "external_libs", _library_folder(site.python)]
+        libraries = [*packages.glob("*pytriton.libs"), _library_folder(site.python)]
         return Launch(
             command=(
                 server / "bin" / "tritonserver",

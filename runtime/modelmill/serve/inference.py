@@ -4,18 +4,16 @@ Protocols decode a request into arrays, pass here, and encode what comes back. W
 is right is decided here, once, in the same words for all.
 """
 
-import asyncio
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from modelmill.contract.servicefile import ServiceFile
 from modelmill.datatypes import Array
 from modelmill.serve.batcher import Batcher, Call
 from modelmill.serve.errors import NotFound, NotReady, Refusal
 from modelmill.serve.http import Response
-from modelmill.serve.options import DEFAULT, Options, options_of
+from modelmill.serve.options import DEFAULT, Options
 from modelmill.serve.rows import Rows
 from modelmill.serve.shapes import Shapes
 from modelmill.signature import Signature, Tensor
@@ -85,21 +83,3 @@ class Inference:
         if self._batcher is None or self._shapes is None:
             raise NotReady(f"model {self.model!r} is not ready: it is still loading")
         return self._batcher.submit(self._shapes.checked(arrays), options=options, done=done)
-
-    async def infer(self, arrays: Mapping[str, Array], *, parameters: Mapping[str, Any]) -> Rows:
-        """The same for coroutines; cancelling the task cancels the request."""
-        future: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Rows | Refusal) -> None:
-            if future.cancelled():
-                return
-            if isinstance(outcome, Refusal):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        call = self.submit(arrays, options=options_of(parameters), done=done)
-        try:
-            return await future
-        finally:
-            call.cancel()

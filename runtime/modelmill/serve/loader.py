@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelmill.contract.servicefile import ServiceFile
+from modelmill.serve.cpus import usable_cpus
 from modelmill.serve.phases import Phases
 
 if TYPE_CHECKING:
@@ -41,5 +42,7 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
         from modelmill.serve.optimize.apply import optimize
         from modelmill.serve.warmup import zeros
 
+        # It measures, in this thread; all of the host's processors are not the pod's.
+        torch.set_num_threads(usable_cpus())
         example = tuple(model.tensors(zeros(model.signature, count=2)))
         return TorchModel(optimize(module, example=example).module, signature=model.signature, device=device)

@@ -101,6 +101,10 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "one batch norm after two convolutions": lambda: Net(
         lambda net, x: net.norm(net.one(x)) * net.norm(net.two(x)), one=conv(), two=conv(), norm=norm()
     ),
+    "one batch norm under two names": lambda: Net(
+        lambda net, x: net.alias(net.one(x)), one=conv(), norm=(layer := norm()), alias=layer
+    ),
+    "batch norm by the batch": lambda: nn.Sequential(conv(), nn.BatchNorm2d(CHANNELS, track_running_stats=False)),
     "batch norm before the convolution": lambda: nn.Sequential(norm(), nn.ReLU(), conv()),
     "batch norm without parameters": lambda: nn.Sequential(conv(), nn.BatchNorm2d(CHANNELS, affine=False)),
     "depthwise and grouped": lambda: nn.Sequential(

@@ -9,7 +9,7 @@ from torch import nn
 from modelmill.serve.optimize.apply import optimize
 from tests.unit.serve.nets import Net, assert_same, norm
 
-WIDE = 48
+WIDE = 64
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "2x2": ({}, (2, 2)),
     "without bias": ({"bias": False}, (2, 2)),
@@ -60,3 +60,8 @@ def test_one_whose_weight_is_read_stays() -> None:
     done, rejected = optimize(module, example=(torch.zeros(2, WIDE, 2, 2),)).notes
     assert done == "1 convolutions channels-last"
     assert rejected.startswith(f"not {done}, 1 convolutions of small images as products: AttributeError")
+
+
+def test_one_that_is_called_on_images_of_two_sizes_stays() -> None:
+    module = Net(lambda net, x: net.one(x) + net.one(x[:, :, :1, :1]), one=convolution()).eval()
+    assert optimize(module, example=(torch.zeros(2, WIDE, 4, 4),)).notes == ("1 convolutions channels-last",)

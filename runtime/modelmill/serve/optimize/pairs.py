@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from modelmill.serve.optimize.trace import NoGraph, Traced, customised, trace
+from modelmill.serve.optimize.trace import NoGraph, Traced, trace
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -57,7 +57,7 @@ def _in_graph(traced: Traced, parts: Mapping[str, nn.Module]) -> Iterator[tuple[
         own = str(node.target)
         if node.op != "call_module" or calls[own] != 1 or own in read or len(node.args) != 1 or node.kwargs:
             return None
-        return None if parts[own] in within or customised(parts[own]) else parts[own]
+        return None if parts[own] in within else parts[own]
 
     for node in traced.graph.nodes:
         following = next(iter(node.users), None)

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import fx, nn
 
-COMPRESSED = "modelmill.compress."
 MAX_REASON_CHARACTERS = 160
 REPLACED = "its forward was replaced"
 
@@ -66,8 +65,7 @@ class _Tracer(fx.Tracer):
         self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        whole = m.__module__.startswith(COMPRESSED) or module_qualified_name in self.parts
-        return whole or super().is_leaf_module(m, module_qualified_name)
+        return module_qualified_name in self.parts or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -75,17 +73,11 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if reason := customised(m):
             self.parts[path] = reason
-        nodes, stack = len(self.graph.nodes), self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
             if self.is_leaf_module(m, path):
                 raise
+            # What it called before it failed stays in the graph, in vain; whoever looks knows the part.
             self.parts[path] = _why(error)
-            self.module_stack = stack
-            self._forget_after(nodes)
             return super().call_module(m, forward, args, kwargs)
-
-    def _forget_after(self, count: int) -> None:
-        for node in reversed(list(self.graph.nodes)[count:]):
-            self.graph.erase_node(node)
