@@ -19,6 +19,7 @@ import httptools
 import numpy as np
 
 from modelmill.serve.http import CLIENT_GONE, Bytes, Pending, Request, Response, error_response
+from modelmill.serve.port import PortConnection
 
 if TYPE_CHECKING:
     from modelmill.serve.listener import Listener
@@ -37,7 +38,7 @@ _NAMES: dict[bytes, str] = {}
 MAX_NAMES = 256
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(PortConnection):
     """One client's socket: bytes in, requests to the handler, responses out in order."""
 
     transport: asyncio.Transport
@@ -280,7 +281,6 @@ class Connection(asyncio.BufferedProtocol):
         return under_way or (not self.transport.is_closing() and self.transport.get_write_buffer_size() > 0)
 
     def sweep(self, now: float) -> None:
-        """Called about once a second: everything that depends on time passing without bytes."""
         if self._lingers_until is not None:
             if now > self._lingers_until:
                 self.transport.abort()

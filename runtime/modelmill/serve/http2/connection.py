@@ -16,6 +16,7 @@ from modelmill.serve.http2.headers import HeaderReader, Headers
 from modelmill.serve.http2.outgoing import Outgoing
 from modelmill.serve.http2.reader import MAX_FRAME, Reader
 from modelmill.serve.http2.stream import WINDOW, Pieces, Stream
+from modelmill.serve.port import PortConnection
 
 if TYPE_CHECKING:
     from modelmill.serve.http2.port import Port
@@ -41,7 +42,7 @@ _CONTROL = frozenset({frames.RST_STREAM, frames.SETTINGS, frames.PING})
 _OF_CONNECTION = frozenset({frames.SETTINGS, frames.PING, frames.GOAWAY})
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(PortConnection):
     transport: asyncio.Transport
 
     def __init__(self, port: "Port") -> None:
@@ -303,7 +304,6 @@ class Connection(asyncio.BufferedProtocol):
                 stream.receiver.leave()
 
     def sweep(self, now: float) -> None:
-        """Called about once a second: everything that depends on time passing without bytes."""
         limits = self._port.limits
         self._control = 0
         for stream in tuple(self.streams.values()):
