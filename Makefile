@@ -32,6 +32,9 @@ format: venv ## rewrite the sources in the project's format
 test-unit: venv ## unit tests: no cluster, seconds
 	$(PY) -m pytest -n 3 --dist loadfile tests/unit
 
+fuzz: venv ## made-up requests against the serving runtime; EXAMPLES=1000 makes up more of them
+	$(PY) -m pytest tests/fuzz
+
 test-control-plane: venv tools ## against a real etcd, API server and controller manager
 	@# Operators that a test crashes inside its own process close no socket: that is the point of it.
 	$(PY) -m pytest -W ignore::ResourceWarning tests/control_plane
@@ -42,7 +45,7 @@ test-e2e: venv ## on a real cluster with real pods (JSON=file writes the promise
 	$(PY) -m pytest -n 2 --dist loadfile -m "not alone" tests/e2e && $(PY) -m pytest -m alone tests/e2e; code=$$?; \
 	test -n "$$was_up" || $(MAKE) --no-print-directory cluster-down; exit $$code
 
-test: lint test-unit test-control-plane test-e2e ## everything
+test: lint test-unit fuzz test-control-plane test-e2e ## everything
 
 crds: venv ## generate crds/*.yaml and the chart's copies from the typed API
 	$(PY) -m modelmill_operator.api.generate
@@ -52,7 +55,7 @@ crds: venv ## generate crds/*.yaml and the chart's copies from the typed API
 -include examples/demo.mk
 -include benchmarks/bench.mk
 -include runtime/proto.mk
-.PHONY: help venv lock lint format test test-unit test-control-plane test-e2e crds
+.PHONY: help venv lock lint format test test-unit fuzz test-control-plane test-e2e crds
 
 test-gpu: venv ## what only a GPU can show (needs one; RESULTS=file writes the figures)
 	$(PY) -m pytest tests/gpu

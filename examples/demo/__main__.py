@@ -92,6 +92,7 @@ def _predict(url: str) -> float:
     }
     SPACE.apply(*kube.client_pod("client", image=install.images()["operator"], files=files))
     SPACE("wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
+    kube.routed(SPACE, url)
     answer = json.loads(SPACE("exec", "client", "--", "python", "/files/predict.py", url, "/files/all.json"))
     scores = numpy.asarray(answer["predictions"])
     return float((scores.argmax(axis=1) == arrays["y"]).mean())

@@ -104,6 +104,25 @@ def _documents(watch: "subprocess.Popen[bytes]", found: Object, every: float) ->
             found = json.loads(whole[-1] + b"}")
 
 
+def routed(space: Namespace, url: str, *, pod: str = "client") -> None:
+    """Waits until the pod reaches the URL's host: nodes route to a new pod about a second after the API says it is ready."""
+    space("exec", pod, "--", "python", "-c", REACH, url)
+
+
+REACH = """
+import socket, sys, time, urllib.parse
+url = urllib.parse.urlsplit(sys.argv[1])
+end = time.monotonic() + 20
+while True:
+    try:
+        socket.create_connection((url.hostname, url.port or {"http": 80, "https": 443}[url.scheme]), timeout=5).close()
+        break
+    except OSError:
+        if time.monotonic() > end:
+            raise
+        time.sleep(0.1)
+"""
+
 # Everything Modelmill runs fits the restricted pod security standard; namespaces here enforce it.
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 

@@ -86,12 +86,14 @@ def serves(found: kube.Object, version: int) -> bool:
 
 
 def served(space: kube.Namespace, version: int, *, name: str = "digits", alone: bool = False) -> kube.Object:
-    """The service when the version has the traffic; with `alone`, when pods of other versions are gone, too."""
+    """The service when the version has the traffic and `client` reaches it; `alone`: and pods of other versions are gone."""
 
     def done(found: kube.Object) -> bool:
         return serves(found, version) and not (alone and _others(space, name, version))
 
-    return space.until("modelservice", name, done, seconds=SECONDS, every=1.0)
+    found = space.until("modelservice", name, done, seconds=SECONDS, every=1.0)
+    kube.routed(space, found["status"]["url"])
+    return found
 
 
 def servers(space: kube.Namespace, name: str = "digits") -> list[kube.Object]:

@@ -41,7 +41,9 @@ def service(space: kube.Namespace, digits: kube.Object) -> kube.Object:
     }
     space.apply(*kube.client_pod("client", image=install.images()["operator"], files=files))
     space("wait", "--for=condition=Ready", "pod/client", "--timeout=120s")
-    return space.until("modelservice", "digits", lambda found: kube.holds(found, "Ready"), seconds=240)
+    found = space.until("modelservice", "digits", lambda found: kube.holds(found, "Ready"), seconds=240)
+    kube.routed(space, found["status"]["url"])
+    return found
 
 
 def _held_out() -> dict[str, Any]:
@@ -122,6 +124,7 @@ def test_deleting_the_job_keeps_its_version_serving(space: kube.Namespace, servi
     # A server that starts anew must find the version too: nothing but the registry is left of the job.
     space("delete", "pod", "-l", "modelmill.io/role=server", "--wait=true", timeout=180)
     space.until("modelservice", "digits", lambda found: kube.holds(found, "Ready") and _renewed(space, servers), seconds=180)
+    kube.routed(space, service["status"]["url"])
     assert _accuracy(space, service["status"]["url"], "v1") >= 0.95
     assert not space.list("pods", selector="modelmill.io/trainingjob=digits")
 

@@ -37,6 +37,7 @@ def test_every_expression_of_the_dashboards_and_alerts_has_data(space: kube.Name
     files = {"load.py": Path(load.__file__).read_text(), "row.json": json.dumps(ROW)}
     space.apply(*kube.client_pod("client", image=install.images()["operator"], files=files))
     space("wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
+    kube.routed(space, service["status"]["url"])
     command = ("exec", "client", "--", "python", "/files/load.py", service["status"]["url"])
     space(*command, "--connections", "8", "--seconds", "20", "--body", "/files/row.json")
     wanted = prometheus.expressions(namespace=space.name, service="digits")

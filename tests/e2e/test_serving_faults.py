@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from examples.demo import install, kube
-from tests.cluster.process import wait_until
 from tests.e2e import serving
 from tests.e2e.serving import Version
 
@@ -85,9 +84,7 @@ def test_a_pod_whose_model_hangs_starts_anew(space: kube.Namespace, service: kub
     )
     assert serving.restarts(restarted) == 1
     space.until("modelservice", "digits", lambda found: kube.holds(found, "Ready"), seconds=60)
-    # The only pod was away: nodes route to it again a moment after the API says that it is ready.
-    alive = serving.request(serving.base(service) + "/v2/health/live")
-    wait_until(lambda: serving.ask(space, alive)[0].status == 200, "the node routes to the pod again", seconds=20)
+    kube.routed(space, service["status"]["url"])
     assert serving.answering_version(space, service) == 1
     assert "failed liveness probe" in space("get", "events", "--field-selector", f"involvedObject.name={name}")
 

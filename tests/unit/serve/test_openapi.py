@@ -1,8 +1,6 @@
-"""The OpenAPI document: complete, valid, and true. Schemathesis sends what it allows and what it forbids."""
+"""The OpenAPI document: complete, valid, and true of the requests here; tests/fuzz sends many more."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,41 +105,3 @@ def test_the_schemas_allow_what_the_server_takes(two: Running, path: str, name: 
     status, answer = two.ask("POST", f"/{path}", body)
     assert status == (200 if right else 400), answer
     schema(document, "Error" if not right else ANSWER[f"POST /{path}"]).validate(answer)
-
-
-# --- schemathesis
-
-BEYOND_SCHEMAS = """
-[[operations]]
-include-path-regex = "/(infer|unload)$"
-checks.positive_data_acceptance.enabled = false
-"""
-"""As many values as the shape tells is no schema's business, raw tensors have none, and unloading is always refused."""
-
-
-def fuzz(server: Running, *options: str, into: Path) -> None:
-    config = into / "schemathesis.toml"
-    config.write_text(BEYOND_SCHEMAS)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
-            *("run", f"http://127.0.0.1:{server.server.port}/openapi.json", "--no-color", *options),
-        ],
-        cwd=into,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_the_server_keeps_what_its_document_says(server: Running, tmp_path: Path) -> None:
-    # The paths with a version are the same functions.
-    only = ("--exclude-path-regex", "/versions/", "--phases", "coverage,fuzzing", "--max-examples", "5")
-    fuzz(server, *only, into=tmp_path)
-
-
-def test_the_server_keeps_what_its_document_says_of_several_tensors(two: Running, tmp_path: Path) -> None:
-    """Not that it takes all that the schemas allow: they cannot say that rows have equal lengths."""
-    only = ("--include-path-regex", ":predict$|model./infer$", "--phases", "coverage,fuzzing", "--max-examples", "5")
-    fuzz(two, *only, "--exclude-checks", "positive_data_acceptance", into=tmp_path)

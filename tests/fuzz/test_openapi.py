@@ -1,0 +1,64 @@
+"""Schemathesis sends what the OpenAPI document allows and what it forbids, and compares the answers with what it tells.
+
+`make fuzz EXAMPLES=1000` sends more: so many requests are made up for each operation.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.serve.support import MIXED, Running, mixed, running
+
+EXAMPLES = os.environ.get("EXAMPLES", "5")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running() as handle:
+        yield handle
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Running]:
+    with running(mixed, signature=MIXED) as handle:
+        yield handle
+
+
+BEYOND_SCHEMAS = """
+[[operations]]
+include-path-regex = "/(infer|unload)$"
+checks.positive_data_acceptance.enabled = false
+"""
+"""As many values as the shape tells is no schema's business, raw tensors have none, and unloading is always refused."""
+
+
+def fuzz(server: Running, *options: str, into: Path) -> None:
+    config = into / "schemathesis.toml"
+    config.write_text(BEYOND_SCHEMAS)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
+            *("run", f"http://127.0.0.1:{server.server.port}/openapi.json", "--no-color", *options),
+        ],
+        cwd=into,
+        capture_output=True,
+        text=True,
+        timeout=3600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_server_keeps_what_its_document_says(server: Running, tmp_path: Path) -> None:
+    # The paths with a version are the same functions.
+    only = ("--exclude-path-regex", "/versions/", "--phases", "coverage,fuzzing", "--max-examples", EXAMPLES)
+    fuzz(server, *only, into=tmp_path)
+
+
+def test_the_server_keeps_what_its_document_says_of_several_tensors(two: Running, tmp_path: Path) -> None:
+    """Not that it takes all that the schemas allow: they cannot say that rows have equal lengths."""
+    only = ("--include-path-regex", ":predict$|model./infer$", "--phases", "coverage,fuzzing", "--max-examples", EXAMPLES)
+    fuzz(two, *only, "--exclude-checks", "positive_data_acceptance", into=tmp_path)
