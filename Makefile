@@ -32,8 +32,11 @@ format: venv ## rewrite the sources in the project's format
 test-unit: venv ## unit tests: no cluster, seconds
 	$(PY) -m pytest -n 3 --dist loadfile tests/unit
 
-fuzz: venv ## made-up requests against the serving runtime; EXAMPLES=1000 makes up more of them
-	$(PY) -m pytest tests/fuzz
+test-surface: venv ## the serving runtime under KServe's, OpenAI's and made-up requests; EXAMPLES=1000 makes up more of them
+	$(PY) -m pytest tests/surface
+
+soak: venv ## a serving process at 1.5 times its capacity among clients that misbehave; SECONDS=600
+	SECONDS=$(or $(SECONDS),600) $(PY) -m pytest -s tests/soak
 
 test-control-plane: venv tools ## against a real etcd, API server and controller manager
 	@# Operators that a test crashes inside its own process close no socket: that is the point of it.
@@ -45,7 +48,9 @@ test-e2e: venv ## on a real cluster with real pods (JSON=file writes the promise
 	$(PY) -m pytest -n 2 --dist loadfile -m "not alone" tests/e2e && $(PY) -m pytest -m alone tests/e2e; code=$$?; \
 	test -n "$$was_up" || $(MAKE) --no-print-directory cluster-down; exit $$code
 
-test: lint test-unit fuzz test-control-plane test-e2e ## everything
+test: lint test-unit test-surface ## everything
+	@$(MAKE) --no-print-directory soak SECONDS=60
+	@$(MAKE) --no-print-directory test-control-plane test-e2e
 
 crds: venv ## generate crds/*.yaml and the chart's copies from the typed API
 	$(PY) -m modelmill_operator.api.generate
@@ -55,7 +60,7 @@ crds: venv ## generate crds/*.yaml and the chart's copies from the typed API
 -include examples/demo.mk
 -include benchmarks/bench.mk
 -include runtime/proto.mk
-.PHONY: help venv lock lint format test test-unit fuzz test-control-plane test-e2e crds
+.PHONY: help venv lock lint format test test-unit test-surface soak test-control-plane test-e2e crds
 
 test-gpu: venv ## what only a GPU can show (needs one; RESULTS=file writes the figures)
 	$(PY) -m pytest tests/gpu

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from examples.cifar10.recipe import Cifar10
 from examples.demo import kube
 from tests.cluster import config, foreign
+from tests.cluster.process import wait_until
 from tests.cluster.s3 import S3, s3_server
 from tests.e2e import resources
 from tests.e2e.conftest import EXAMPLES, Record
@@ -119,9 +121,18 @@ def test_the_service_tells_images_apart(
     assert float((scores.argmax(dim=1) == images[1][:ASKED]).float().mean()) >= 0.7
 
 
+def _reaches(address: str) -> bool:
+    try:
+        socket.create_connection((address, 80), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def _infer(space: kube.Namespace, images: torch.Tensor) -> dict[str, Any]:
     """The service's answer to a request from this machine, which reaches Services of the built-in cluster."""
     address = space.get("service", "cifar10")["spec"]["clusterIP"]
+    wait_until(lambda: _reaches(address), "the node routes to the new pod", seconds=20)
     tensor = {"name": "image", "datatype": "FP32", "shape": list(images.shape), "data": images.ravel().tolist()}
     request = urllib.request.Request(f"http://{address}/v2/models/cifar10/infer", json.dumps({"inputs": [tensor]}).encode())
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -60,10 +60,12 @@ class AccessLog:
         self._successes = _Budget(SUCCESSES_PER_SECOND)
         self._failures = _Budget(FAILURES_PER_SECOND)
 
+    def due(self, status: int) -> bool:
+        """Whether there is a line left for such a request: ask for each one, and write when told so."""
+        return (self._successes if status < 400 else self._failures).spend(self._clock())
+
     def write(self, *, method: str, path: str, status: int, seconds: float, received: int, sent: int) -> None:
         budget = self._successes if status < 400 else self._failures
-        if not budget.spend(self._clock()):
-            return
         fields = {
             "method": method,
             "path": path[:200],

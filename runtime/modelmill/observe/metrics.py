@@ -6,7 +6,7 @@ before its answer counts as code 499 and in `cancelled_total`.
 
 from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, generate_latest
 
-from modelmill.observe.series import Counter, Histogram
+from modelmill.observe.series import Count, Counter, Distribution, Histogram
 
 PREFIX = "modelmill_serve"
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -35,12 +35,17 @@ class Metrics:
         self.sent_bytes = self._counter("sent_bytes", "Bytes of answer bodies")
         self.phase_seconds = self._gauge("phase_seconds", "How long each phase of the start took", "phase")
         self.ready = self._gauge("ready", "1 while the pod is ready")
+        self._answered: dict[tuple[str, str | int], tuple[Count, Distribution]] = {}
         self.model_info = self._gauge("model_info", "1, with what is served", "model", "version", "variant", "digest")
 
-    def answered(self, protocol: str, code: str, seconds: float, received: int, sent: int) -> None:
+    def answered(self, protocol: str, code: str | int, seconds: float, received: int, sent: int) -> None:
         """One request and its answer; sizes in bytes."""
-        self.requests.labels(protocol, code).value += 1
-        self.request_seconds.labels(protocol).observe(seconds)
+        series = self._answered.get((protocol, code))
+        if series is None:
+            series = self.requests.labels(protocol, str(code)), self.request_seconds.labels(protocol)
+            self._answered[protocol, code] = series
+        series[0].value += 1
+        series[1].observe(seconds)
         self.received_bytes.inc(received)
         self.sent_bytes.inc(sent)
 

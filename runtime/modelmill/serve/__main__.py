@@ -5,6 +5,7 @@ operator shows it in the ModelService's status, and exits 64 when only a change 
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -55,6 +56,8 @@ async def _until_stopped(server: Server, stop: asyncio.Event, *, propagation_sec
     await asyncio.wait((stopping, loading), return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
         loading.result()
+        # torch's million objects stay: a garbage collection that looks at them all stops every request meanwhile.
+        gc.freeze()
         log.info("%s version %d (%s) is ready on port %d", service.model, service.version, service.variant, server.port)
         await stopping
         left = await server.drain(propagation_seconds=propagation_seconds)

@@ -32,31 +32,46 @@ MAX_ERROR_CHARACTERS = 500
 Done = Callable[[Rows | Refusal], None]
 
 
+class Part(Item):
+    """Rows of one request that fit into a batch, and what the model makes of them."""
+
+    __slots__ = ("call", "given", "outputs")
+
+    def __init__(self, call: "Call", given: Rows, now: float, priority: int) -> None:
+        super().__init__(given.key, given.count, now, given.length, priority)
+        self.call = call
+        self.given = given
+        self.outputs: Rows | None = None
+
+
 class Call:
     """One request under way: its parts, and whom to tell."""
 
-    __slots__ = ("_batcher", "_done", "_left", "_results", "deadline", "items", "timeout_seconds", "timer")
+    __slots__ = ("_batcher", "_done", "_left", "deadline", "parts", "timeout_seconds", "timer")
 
-    def __init__(self, batcher: "Batcher", parts: Sequence[Rows], *, now: float, options: Options, done: Done) -> None:
+    def __init__(self, batcher: "Batcher", cut: Sequence[Rows], *, now: float, options: Options, done: Done) -> None:
         self._batcher = batcher
         self._done: Done | None = done
-        self._results: list[Rows | None] = [None] * len(parts)
-        self._left = len(parts)
+        self._left = len(cut)
         self.timeout_seconds = options.timeout_seconds or batcher.timeout_seconds
         self.deadline = now + self.timeout_seconds
         self.timer: asyncio.TimerHandle | None = None
-        priority = options.priority
-        self.items = [Item(part.key, part.count, now, (self, i, part), part.length, priority) for i, part in enumerate(parts)]
+        self.parts: Sequence[Part] = [Part(self, rows, now, options.priority) for rows in cut]
 
     @property
     def open(self) -> bool:
         return self._done is not None
 
-    def deliver(self, index: int, rows: Rows) -> None:
-        self._results[index] = rows
+    @property
+    def waiting(self) -> Sequence[Part]:
+        """Parts that may still be in the queue."""
+        return self.parts if self._left else ()
+
+    def deliver(self, part: Part, outputs: Rows) -> None:
+        part.outputs = outputs
         self._left -= 1
         if not self._left:
-            self.end(stacked([result for result in self._results if result is not None]))
+            self.end(outputs if len(self.parts) == 1 else stacked([part.outputs for part in self.parts if part.outputs]))
 
     def end(self, outcome: Rows | Refusal) -> None:
         done, self._done = self._done, None
@@ -71,8 +86,7 @@ class Call:
             self._batcher.forget(self)
 
 
-Part = tuple[Call, int, Rows]
-Batch = tuple[Item[Part], ...]
+Batch = tuple[Part, ...]
 
 
 class Batcher:
@@ -104,9 +118,8 @@ class Batcher:
 
     def submit(self, rows: Rows, *, options: Options = DEFAULT, done: Done) -> Call:
         """`done` gets the model's outputs for these rows, in their order, or why there are none: once, in a later turn."""
-        parts = [rows] if rows.count <= self._former.policy.max_rows else rows.split(self._former.policy.max_rows)
-        call = Call(self, parts, now=time.monotonic(), options=options, done=done)
-        if not self._former.offer(call.items):
+        call = Call(self, rows.split(self._former.policy.max_rows), now=time.monotonic(), options=options, done=done)
+        if not self._former.offer(call.parts):
             self._metrics.shed.inc()
             raise Overloaded(f"{len(self._former)} requests wait already, as many as may: try again later")
         if options.timeout_seconds is None:
@@ -124,8 +137,10 @@ class Batcher:
         self._calls.pop(call, None)
         if call.timer:
             call.timer.cancel()
-        for item in call.items:
-            self._former.remove(item)
+        for part in call.waiting:
+            self._former.remove(part)
+        # They know their call: it would take a garbage collection to be rid of both.
+        call.parts = ()
 
     def _next(self) -> None:
         self._turn = None
@@ -134,9 +149,10 @@ class Batcher:
         if not batch:
             return
         self._busy = True
-        for item in batch:
-            self._metrics.queue_seconds.observe(now - item.arrived)
-        work = partial(self._timed, [item.payload[2] for item in batch])
+        queued = self._metrics.queue_seconds.observe
+        for part in batch:
+            queued(now - part.arrived)
+        work = partial(self._timed, [part.given for part in batch])
         if self._placement.in_loop():
             outcome = self._executor.run(work)
             self._count(batch)
@@ -150,12 +166,12 @@ class Batcher:
     def _take(self, now: float) -> Batch:
         """The next batch without what is too late: a long execution may have kept the timers from telling them."""
         batch = self._former.take(now)
-        late = [item for item in batch if item.payload[0].deadline <= now]
+        late = [part for part in batch if part.call.deadline <= now]
         if not late:
             return batch
-        for item in late:
-            self._expired(item.payload[0])
-        return tuple(item for item in batch if item not in late) or self._take(now)
+        for part in late:
+            self._expired(part.call)
+        return tuple(part for part in batch if part not in late) or self._take(now)
 
     def _timed(self, many: list[Rows]) -> list[Rows]:
         began, used = time.perf_counter(), time.thread_time()
@@ -180,7 +196,7 @@ class Batcher:
         self._placement.ran(self._took, processor_seconds=self._used)
         self._metrics.executions.inc()
         self._metrics.compute_seconds.observe(self._took)
-        self._metrics.batch_rows.observe(sum(item.rows for item in batch))
+        self._metrics.batch_rows.observe(sum([part.rows for part in batch]))
         self._obey_memory()
 
     def _deliver(self, batch: Batch, outcome: Outcome[list[Rows]]) -> None:
@@ -189,10 +205,9 @@ class Batcher:
             self._failed(batch, failure)
             return
         assert outputs is not None
-        for item, rows in zip(batch, outputs, strict=True):
-            self._metrics.inferences.inc(item.rows)
-            call, index, _ = item.payload
-            call.deliver(index, rows)
+        self._metrics.inferences.inc(sum([part.rows for part in batch]))
+        for part, rows in zip(batch, outputs, strict=True):
+            part.call.deliver(part, rows)
 
     def _obey_memory(self) -> None:
         policy, rows, elements = self._former.policy, self._run.most_rows, self._run.most_elements
@@ -205,11 +220,11 @@ class Batcher:
         self._metrics.failed_executions.inc()
         if len(batch) > 1:
             log.warning("a batch of %d requests failed; each is run alone", len(batch), exc_info=failure)
-            self._former.retry([item for item in batch if item.payload[0].open])
+            self._former.retry([part for part in batch if part.call.open])
             return
         log.error("the model failed on %d rows", batch[0].rows, exc_info=failure)
         text = f"the model failed on this input: {type(failure).__name__}: {failure}"[:MAX_ERROR_CHARACTERS]
-        batch[0].payload[0].end(ModelFailed(text))
+        batch[0].call.end(ModelFailed(text))
 
     def _expired(self, call: Call) -> None:
         self._metrics.expired.inc()

@@ -10,6 +10,7 @@ after a JSON header is aligned, and the parser is not asked to copy it.
 """
 
 import asyncio
+import socket
 from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
@@ -18,6 +19,7 @@ from urllib.parse import unquote
 import httptools
 import numpy as np
 
+from modelmill.serve import heads
 from modelmill.serve.http import CLIENT_GONE, Bytes, Pending, Request, Response, error_response
 from modelmill.serve.port import PortConnection
 
@@ -28,6 +30,8 @@ LINGER_SECONDS = 2.0
 MAX_PIPELINED = 8
 DIRECT_BYTES = 64 << 10
 """Bodies from this size on are received in place."""
+AT_ONCE_BYTES = 256 << 10
+"""Of a large body: the loop is woken when so much has come, not for each packet."""
 ALIGNMENT = 64
 JOINED_BYTES = 16 << 10
 """Answers up to this size go out as one piece of memory."""
@@ -55,6 +59,7 @@ class Connection(PortConnection):
         self._paused = False
         self._began: float | None = None
         self._received = 0
+        self._wakes_at = 1
         self._refused: Response | None = None
         self._lingers_until: float | None = None
         self._unread_since: float | None = None
@@ -95,17 +100,17 @@ class Connection(PortConnection):
         self._active = self._loop.time()
         if self._refused:
             return
-        self._began = self._began or self._active
-        self._received += nbytes
         if self._direct is not None:
+            self._received += nbytes
             self._direct = self._direct[nbytes:]
+            if self._wakes_at > 1 and len(self._direct) < self._wakes_at:
+                self._wake_at(len(self._direct))
             if not self._direct:
                 self._finish_direct()
+        elif self._began is None and nbytes <= heads.MOST_BYTES:
+            self._begin(bytes(self._listener.scratch[:nbytes]))
         else:
-            self._feed(self._listener.scratch[:nbytes])
-            self._receive_directly()
-        if self._began and not self._head_complete and self._received > self._limits.max_head_bytes:
-            self._refuse(431, f"the request's head is larger than {self._limits.max_head_bytes} bytes")
+            self._parse(self._listener.scratch[:nbytes])
         if self._refused:
             self._todo.append((self._refused, False))
         elif len(self._todo) > MAX_PIPELINED:
@@ -121,6 +126,26 @@ class Connection(PortConnection):
         self._work()
 
     # --- the parser's side
+
+    def _begin(self, data: bytes) -> None:
+        """Between two messages, where most begin and end."""
+        if known := self._listener.heads.find(data):
+            self._todo.append(known)
+            return
+        before = len(self._todo)
+        self._parse(data)
+        if len(self._todo) == before + 1 and self._began is None and not self._refused:
+            request, keep_alive = self._todo[-1]
+            assert isinstance(request, Request)
+            self._listener.heads.learn(data, request, keep_alive=keep_alive)
+
+    def _parse(self, data: Bytes) -> None:
+        self._began = self._began or self._active
+        self._received += len(data)
+        self._feed(data)
+        self._receive_directly()
+        if self._began and not self._head_complete and self._received > self._limits.max_head_bytes:
+            self._refuse(431, f"the request's head is larger than {self._limits.max_head_bytes} bytes")
 
     def _feed(self, data: Bytes) -> None:
         try:
@@ -185,6 +210,15 @@ class Connection(PortConnection):
         self._body = _aligned(length, self._headers.get(HEADER_LENGTH, ""))
         self._body[: len(begun)] = begun
         self._direct = self._body[len(begun) :]
+        if len(self._direct) > AT_ONCE_BYTES:
+            self._wake_at(AT_ONCE_BYTES)
+
+    def _wake_at(self, nbytes: int) -> None:
+        """How many bytes must have come for the loop to be woken. Without effect on TLS, whose records are others."""
+        self._wakes_at = max(nbytes, 1)
+        if self.transport.get_extra_info("sslcontext") is None:
+            receiving: socket.socket = self.transport.get_extra_info("socket")
+            receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._wakes_at)
 
     def _finish_direct(self) -> None:
         finished = self._parser
@@ -199,12 +233,8 @@ class Connection(PortConnection):
     def _complete(self, parser: httptools.HttpRequestParser) -> None:
         self._began, self._received = None, 0
         path = self._url.partition(b"?")[0].decode("latin-1")
-        request = Request(
-            method=parser.get_method().decode("latin-1"),
-            path=unquote(path) if "%" in path else path,
-            headers=self._headers,
-            body=self._body,
-        )
+        path = unquote(path) if "%" in path else path
+        request = Request(parser.get_method().decode("latin-1"), path, self._headers, self._body)
         self._todo.append((request, parser.should_keep_alive()))
         # Now, not when the next message begins: blank lines may come before it.
         self._reset()

@@ -18,18 +18,22 @@ from typing import Generic, TypeVar
 from modelmill.serve.options import DEFAULT_PRIORITY
 from modelmill.serve.similar import most_work
 
-T = TypeVar("T")
+
+class Item:
+    """Rows that run together; whoever uses the former adds what it needs to know of them."""
+
+    __slots__ = ("arrived", "key", "length", "priority", "rows")
+
+    def __init__(self, key: Hashable, rows: int, arrived: float, length: int = 0, priority: int = DEFAULT_PRIORITY) -> None:
+        """`length`: elements of one row along the dimensions that may be padded; 0 where nothing may."""
+        self.key = key
+        self.rows = rows
+        self.arrived = arrived
+        self.length = length
+        self.priority = priority
 
 
-@dataclass(slots=True, eq=False)
-class Item(Generic[T]):
-    key: Hashable
-    rows: int
-    arrived: float
-    payload: T
-    length: int = 0
-    """Elements of one row along the dimensions that may be padded; 0 where nothing may."""
-    priority: int = DEFAULT_PRIORITY
+T = TypeVar("T", bound=Item)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,35 +54,41 @@ class Policy:
 
 @dataclass(slots=True)
 class _Group(Generic[T]):
-    items: dict[Item[T], None]
+    items: dict[T, None]
     """Insertion-ordered, with removal from the middle at no cost."""
     rows: int = 0
     prioritized: int = 0
     """How many items do not have the default priority."""
 
-    def ordered(self) -> Iterable[Item[T]]:
+    def ordered(self) -> Iterable[T]:
         # Sorting is stable: equals stay in the order of arrival.
         return sorted(self.items, key=lambda item: item.priority) if self.prioritized else self.items
 
-    def first(self) -> Item[T]:
+    def first(self) -> T:
         return min(self.items, key=lambda item: item.priority) if self.prioritized else next(iter(self.items))
 
-    def count(self, item: Item[T], sign: int) -> None:
-        self.rows += sign * item.rows
-        self.prioritized += sign * (item.priority != DEFAULT_PRIORITY)
+    def add(self, item: T) -> None:
+        self.items[item] = None
+        self.rows += item.rows
+        self.prioritized += item.priority != DEFAULT_PRIORITY
+
+    def drop(self, item: T) -> None:
+        del self.items[item]
+        self.rows -= item.rows
+        self.prioritized -= item.priority != DEFAULT_PRIORITY
 
 
 class BatchFormer(Generic[T]):
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._groups: dict[Hashable, _Group[T]] = {}
-        self._alone: deque[Item[T]] = deque()
+        self._alone: deque[T] = deque()
         self._waiting = 0
 
     def __len__(self) -> int:
         return self._waiting
 
-    def offer(self, items: Sequence[Item[T]]) -> bool:
+    def offer(self, items: Sequence[T]) -> bool:
         """Queues the parts of one request, all or none; False when too many wait already."""
         if self._waiting >= self.policy.queue_limit:
             return False
@@ -88,17 +98,16 @@ class BatchFormer(Generic[T]):
             group = self._groups.get(item.key)
             if group is None:
                 group = self._groups[item.key] = _Group({})
-            group.items[item] = None
-            group.count(item, 1)
+            group.add(item)
         self._waiting += len(items)
         return True
 
-    def retry(self, items: Sequence[Item[T]]) -> None:
+    def retry(self, items: Sequence[T]) -> None:
         """Puts back what shared a failed batch: each runs alone, next."""
         self._alone.extend(items)
         self._waiting += len(items)
 
-    def take(self, now: float) -> tuple[Item[T], ...]:
+    def take(self, now: float) -> tuple[T, ...]:
         """The next batch for an executor that is idle now; empty when nothing waits."""
         if self._alone:
             self._waiting -= 1
@@ -107,13 +116,17 @@ class BatchFormer(Generic[T]):
             return ()
         group = self._choose(now)
         batch = self._similar(group) if group.first().length else self._prefix(group.ordered())
-        for item in batch:
-            self.remove(item)
+        self._waiting -= len(batch)
+        if len(batch) == len(group.items):
+            del self._groups[batch[0].key]
+        else:
+            for item in batch:
+                group.drop(item)
         return tuple(batch)
 
-    def _prefix(self, items: Iterable[Item[T]]) -> Sequence[Item[T]]:
+    def _prefix(self, items: Iterable[T]) -> Sequence[T]:
         """As many of the first as fit; the first one always does."""
-        batch: list[Item[T]] = []
+        batch: list[T] = []
         rows = 0
         for item in items:
             rows += item.rows
@@ -122,7 +135,7 @@ class BatchFormer(Generic[T]):
             batch.append(item)
         return batch
 
-    def _similar(self, group: _Group[T]) -> Sequence[Item[T]]:
+    def _similar(self, group: _Group[T]) -> Sequence[T]:
         policy = self.policy
         window = list(islice(group.ordered(), policy.window))
         chosen = most_work(
@@ -144,12 +157,11 @@ class BatchFormer(Generic[T]):
         full = [i for i, g in firsts.items() if i.priority == head.priority and g.rows >= self.policy.max_rows]
         return firsts[min(full, key=lambda item: item.arrived, default=head)]
 
-    def remove(self, item: Item[T]) -> bool:
+    def remove(self, item: T) -> bool:
         """Forgets an item whose client went away or whose time is up; False when it is not waiting."""
         group = self._groups.get(item.key)
         if group and item in group.items:
-            del group.items[item]
-            group.count(item, -1)
+            group.drop(item)
             if not group.items:
                 del self._groups[item.key]
         elif item in self._alone:

@@ -19,9 +19,9 @@ from modelmill.observe.metrics import Metrics
 from modelmill.serve import encoding
 from modelmill.serve.auth import ApiKeys
 from modelmill.serve.errors import MethodNotAllowed, Refusal, Unauthorized, UnsupportedEncoding
-from modelmill.serve.http import CLIENT_GONE, Handler, Pending, Request, Response, error_response
+from modelmill.serve.http import CLIENT_GONE, Handler, Pending, Request, Response, error_response, json_response
 from modelmill.serve.inference import Ask, Inference
-from modelmill.serve.router import Route, Router
+from modelmill.serve.router import OPENAI, Route, Router
 from modelmill.serve.rows import Rows
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class FrontDoor:
             if isinstance(answer, Ask):
                 return Exchange(self, request, answer, protocol=protocol, began=began)
         except Exception as error:
-            answer = refused(error)
+            answer = refused(error, protocol)
         return self.finished(request, answer, protocol=protocol, began=began)
 
     def finished(self, request: Request, answer: Response, *, protocol: str, began: float) -> Response:
@@ -84,15 +84,16 @@ class FrontDoor:
     def count(self, request: Request, response: Response, *, protocol: str, began: float) -> None:
         seconds = time.perf_counter() - began
         received, sent = len(request.body), response.length
-        self._metrics.answered(protocol, str(response.status), seconds, received, sent)
-        self._access.write(
-            method=request.method,
-            path=request.path,
-            status=response.status,
-            seconds=seconds,
-            received=received,
-            sent=sent,
-        )
+        self._metrics.answered(protocol, response.status, seconds, received, sent)
+        if self._access.due(response.status):
+            self._access.write(
+                method=request.method,
+                path=request.path,
+                status=response.status,
+                seconds=seconds,
+                received=received,
+                sent=sent,
+            )
 
     def unanswered(self, status: int) -> None:
         """For the listener: a request ended without passing here."""
@@ -131,9 +132,9 @@ class Exchange:
     def _done(self, outcome: Rows | Refusal) -> None:
         self._door.concurrency.leave()
         try:
-            response = refused(outcome) if isinstance(outcome, Refusal) else self._ask.encode(outcome)
+            response = refused(outcome, self._protocol) if isinstance(outcome, Refusal) else self._ask.encode(outcome)
         except Exception as error:
-            response = refused(error)
+            response = refused(error, self._protocol)
         if "accept-encoding" in self._request.headers and response.length >= encoding.LEAST_BYTES:
             work = partial(encoding.compressed, response, self._request.headers["accept-encoding"])
             self._coding = self._door.in_thread(work, done=self._compressed)
@@ -148,7 +149,7 @@ class Exchange:
         try:
             response = future.result()
         except Exception as error:
-            response = refused(error)
+            response = refused(error, self._protocol)
         self._door.count(self._request, response, protocol=self._protocol, began=self._began)
         self._send(response)
 
@@ -190,7 +191,7 @@ class Unpacking:
                 self._exchange.then(self._send)
                 return
         except Exception as error:
-            answer = refused(error)
+            answer = refused(error, protocol)
         self._send(self._door.finished(self._request, answer, protocol=protocol, began=self._began))
 
 
@@ -210,10 +211,10 @@ def plain_handler(routes: tuple[Route, ...]) -> Handler:
     return handle
 
 
-def refused(error: Exception) -> Response:
+def refused(error: Exception, protocol: str = "other") -> Response:
     if not isinstance(error, Refusal):
         log.error("a handler failed", exc_info=error)
-        return error_response(500, f"internal error: {type(error).__name__}; the server's log has the details")
+        error = Refusal(f"internal error: {type(error).__name__}; the server's log has the details")
     headers: list[tuple[str, str]] = []
     if error.retry_after is not None:
         headers.append(("Retry-After", str(error.retry_after)))
@@ -223,4 +224,7 @@ def refused(error: Exception) -> Response:
         headers.append(("WWW-Authenticate", "Bearer"))
     if isinstance(error, UnsupportedEncoding):
         headers.append(("Accept-Encoding", ", ".join(encoding.CODINGS)))
+    if protocol == OPENAI:
+        told = {"message": str(error), "type": type(error).__name__, "param": None, "code": None}
+        return json_response({"error": told}, status=error.status, headers=tuple(headers))
     return error_response(error.status, str(error), headers=tuple(headers))

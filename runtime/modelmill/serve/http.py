@@ -4,7 +4,7 @@ A handler returns a `Response`, or a `Pending` that gives one later: a callback,
 future for each request cost more than a small model's whole answer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,11 +31,11 @@ class Limits:
     """How often all connections are checked for the above."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Request:
     method: str
     path: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     """Names in lower case."""
     body: Bytes
 

@@ -25,7 +25,7 @@ class Phase(enum.Enum):
     DRAINING = "draining"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Ask:
     """A decoded request for the model, and how its answer is written."""
 

@@ -7,6 +7,7 @@ still accepted until `stop_accepting`, because endpoints take seconds to leave e
 from collections.abc import Callable
 
 from modelmill.serve.connection import Connection
+from modelmill.serve.heads import Heads
 from modelmill.serve.http import Handler, Limits
 from modelmill.serve.port import ListeningPort
 
@@ -15,6 +16,7 @@ class Listener(ListeningPort[Connection]):
     def __init__(self, handler: Handler, *, limits: Limits, unanswered: Callable[[int], None]) -> None:
         super().__init__(lambda: Connection(self), limits=limits)
         self.handler = handler
+        self.heads = Heads()
         self.unanswered = unanswered
         """Told the status of every request that ended before the handler saw it, or because its client went away."""
         self.draining = False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelmill.contract.servicefile import ServiceFile
+from modelmill.serve import memory
 from modelmill.serve.cpus import usable_cpus
 from modelmill.serve.phases import Phases
 
@@ -29,14 +30,18 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
             variant=service.variant,
             into=into,
         )
+    memory.keep()
     with phases.timed("import"):
         import torch
 
         from modelmill.compress.apply import load_variant
+        from modelmill.serve.blank import blank_weights
         from modelmill.serve.model import TorchModel
     with phases.timed("load"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        module = load_variant(opened.build_module(), opened.weights).to(device)
+        with blank_weights():
+            module = opened.build_module()
+        module = load_variant(module, opened.weights).to(device)
         model = TorchModel(module, signature=opened.manifest.signature, device=device)
     with phases.timed("optimize"):
         from modelmill.serve.optimize.apply import optimize

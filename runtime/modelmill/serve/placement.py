@@ -8,9 +8,10 @@ thread used little processor time is tried in the loop now and then, the seldome
 """
 
 LIMIT_SECONDS = 1e-3
-SMOOTHING = 0.1
-CLIP = 5.0
-"""One slow run among fast ones, which was interrupted, counts at most this many times the limit."""
+STEP = 1.1
+"""What is usual follows the median of the runs, up or down by this factor with each: a run that was interrupted counts
+no more than any other, for however long."""
+SHORTEST_SECONDS = 1e-6
 PATIENCE, MOST_PATIENCE = 64, 1 << 14
 """Batches in the thread before one is tried in the loop, at first and at most."""
 
@@ -19,8 +20,7 @@ class Placement:
     def __init__(self, seconds: float, *, limit_seconds: float = LIMIT_SECONDS) -> None:
         """`seconds` is what a batch has taken so far; with a limit of 0 nothing ever runs in the loop."""
         self._limit = limit_seconds
-        self._usual = seconds
-        self._processor = seconds
+        self._usual = self._processor = max(seconds, SHORTEST_SECONDS)
         self._patience = PATIENCE
         self._since = 0
         self._trial = False
@@ -37,10 +37,10 @@ class Placement:
         if self._trial:
             self._judge(seconds)
         elif self._usual < self._limit:
-            self._usual += SMOOTHING * (min(seconds, CLIP * self._limit) - self._usual)
+            self._usual = _towards(seconds, self._usual)
         else:
             self._since += 1
-            self._processor += SMOOTHING * (processor_seconds - self._processor)
+            self._processor = _towards(processor_seconds, self._processor)
 
     def _judge(self, seconds: float) -> None:
         self._trial, self._since = False, 0
@@ -48,3 +48,7 @@ class Placement:
             self._usual, self._patience = seconds, PATIENCE
         else:
             self._patience = min(2 * self._patience, MOST_PATIENCE)
+
+
+def _towards(seconds: float, usual: float) -> float:
+    return max(usual * STEP if seconds > usual else usual / STEP, SHORTEST_SECONDS)

@@ -12,6 +12,8 @@ from modelmill.serve.errors import MethodNotAllowed, NotFound
 from modelmill.serve.http import Request, Response
 from modelmill.serve.inference import Ask
 
+OPENAI = "openai"
+"""A protocol with a form of its own for errors."""
 Endpoint = Callable[[Request, Mapping[str, str]], Response | Ask]
 """Answers, or says what to ask the model; refuses by raising."""
 
@@ -22,7 +24,7 @@ class Route:
     path: str
     endpoint: Endpoint
     protocol: str = "other"
-    """For metrics: v1 and v2 are requests for the model."""
+    """For metrics: v1, v2 and OpenAI's are requests for the model."""
 
 
 class Router:

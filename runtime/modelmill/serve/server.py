@@ -32,7 +32,7 @@ from modelmill.serve.inference import Inference, Phase
 from modelmill.serve.listener import Listener
 from modelmill.serve.phases import Phases
 from modelmill.serve.placement import Placement
-from modelmill.serve.protocols import oip_http, openapi, repository, v1
+from modelmill.serve.protocols import embeddings, oip_http, openapi, repository, v1
 from modelmill.serve.router import Route
 from modelmill.serve.side import SideListener
 from modelmill.serve.tls import Certificate
@@ -71,6 +71,7 @@ class Server:
         routes = (
             Route(method="GET", path="/", endpoint=_alive),
             *v1.routes(self.inference),
+            *embeddings.routes(self.inference),
             # Before the next ones: /v2/models/stats is not a model.
             *repository.routes(self.inference, batcher=service.batcher, metrics=self.metrics),
             *oip_http.routes(self.inference),

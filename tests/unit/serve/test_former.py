@@ -9,16 +9,22 @@ from modelmill.serve.former import BatchFormer, Item, Policy
 LATENCY = 0.01
 
 
-def item(name: str, *, key: str = "k", rows: int = 1, arrived: float = 0.0, length: int = 0, priority: int = 5) -> Item[str]:
-    return Item(key=key, rows=rows, arrived=arrived, payload=name, length=length, priority=priority)
+class Named(Item):
+    def __init__(self, name: str, key: str, rows: int, arrived: float, length: int, priority: int) -> None:
+        super().__init__(key, rows, arrived, length, priority)
+        self.name = name
 
 
-def former(*, max_rows: int = 4, queue_limit: int = 100, max_items: int = 0) -> BatchFormer[str]:
+def item(name: str, *, key: str = "k", rows: int = 1, arrived: float = 0.0, length: int = 0, priority: int = 5) -> Named:
+    return Named(name, key, rows, arrived, length, priority)
+
+
+def former(*, max_rows: int = 4, queue_limit: int = 100, max_items: int = 0) -> BatchFormer[Named]:
     return BatchFormer(Policy(max_rows=max_rows, max_latency_seconds=LATENCY, queue_limit=queue_limit, max_items=max_items))
 
 
-def names(batch: tuple[Item[str], ...]) -> str:
-    return "".join(item.payload for item in batch)
+def names(batch: tuple[Named, ...]) -> str:
+    return "".join(item.name for item in batch)
 
 
 def test_rows_are_counted_not_requests() -> None:
@@ -71,7 +77,7 @@ def test_similar_lengths_go_together_and_the_first_is_among_them() -> None:
 
 
 def test_a_row_that_nothing_resembles_has_its_turn_while_others_keep_coming() -> None:
-    queue = BatchFormer[str](Policy(max_rows=8, max_latency_seconds=LATENCY, queue_limit=1000, window=32))
+    queue = BatchFormer[Named](Policy(max_rows=8, max_latency_seconds=LATENCY, queue_limit=1000, window=32))
     queue.offer([item("usual", length=10) for _ in range(64)])
     queue.offer([item("odd", length=1000)])
     for turn in range(1, 9 + 1):
@@ -127,10 +133,10 @@ def test_whatever_happens_every_item_leaves_exactly_once_and_the_rules_hold(
 ) -> None:
     queue = former(max_rows=max_rows, queue_limit=10, max_items=max_items)
     now, number = 0.0, 0
-    waiting: dict[Item[str], bool] = {}
+    waiting: dict[Named, bool] = {}
     """Everything that must still come out, and whether it has to run alone."""
 
-    def take() -> tuple[Item[str], ...]:
+    def take() -> tuple[Named, ...]:
         batch = queue.take(now)
         assert bool(batch) == bool(waiting), "an idle executor gets work whenever there is some"
         if not batch:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, valid, and true of the requests here; tests/fuzz sends many more."""
+"""The OpenAPI document: complete, valid, and true of the requests here; tests/surface sends many more."""
 
 import json
 from collections.abc import Iterator

@@ -207,7 +207,7 @@ NO_NUMBERS: list[tuple[str, Any, str]] = [
     (PREDICT, {"instances": [[False, 0.5, 1]]}, "expected FP32, got booleans among the numbers"),
     (PREDICT, {"inputs": {"x": 1}}, "shape [] does not fit"),
     (INFER, {"inputs": [{**TENSOR, "data": [True, 0.5, 1]}]}, "expected FP32, got booleans among the numbers"),
-    (INFER, {"inputs": [{**TENSOR, "data": [2**70, 0.5, 1]}]}, "64 bits"),
+    (INFER, {"inputs": [{**TENSOR, "data": [2**70, 0.5, 1]}], "id": "long" * 2000}, "64 bits"),
     (INFER, {"inputs": [{**TENSOR, "shape": [1], "data": 1}]}, "shape [1] does not fit"),
     (INFER, {"inputs": [{**TENSOR, "data": 1}]}, 'expected "data" to be a list'),
 ]

@@ -64,7 +64,8 @@ class Accounts:
             self._metrics.cancelled.inc()
         elif outcome is TOO_LATE:
             self._metrics.expired.inc()
-        self._access.write(method="POST", path=method.path, status=status, seconds=seconds, received=received, sent=sent)
+        if self._access.due(status):
+            self._access.write(method="POST", path=method.path, status=status, seconds=seconds, received=received, sent=sent)
 
 
 class Exchange:

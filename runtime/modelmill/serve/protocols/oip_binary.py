@@ -16,12 +16,13 @@ from modelmill.serve.http import Request, Response
 from modelmill.signature import Tensor
 
 HEADER = "Inference-Header-Content-Length"
+FIELD = HEADER.lower()
 
 
 def split(request: Request) -> tuple[memoryview, memoryview]:
     """The JSON header, and the raw tensors after it."""
     body = memoryview(request.body)
-    text = request.headers.get(HEADER.lower())
+    text = request.headers.get(FIELD)
     if text is None:
         return body, body[:0]
     if not text.isascii() or not text.isdigit() or int(text) > len(body):

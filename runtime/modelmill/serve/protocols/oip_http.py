@@ -17,10 +17,11 @@ import simdjson
 import modelmill.serve.protocols.oip_binary as binary
 from modelmill.datatypes import NUMPY, Array, numbers
 from modelmill.serve.errors import BadRequest, NotReady
-from modelmill.serve.http import Request, Response, json_response
+from modelmill.serve.http import Bytes, Request, Response, json_response
 from modelmill.serve.inference import Ask, Inference, Phase
 from modelmill.serve.options import options_of
 from modelmill.serve.protocols.document import document, members, numbers_of, plain
+from modelmill.serve.protocols.typed import Typed
 from modelmill.serve.router import Route
 from modelmill.serve.rows import Rows, check_shape
 from modelmill.signature import Tensor
@@ -54,17 +55,21 @@ def routes(inference: Inference) -> tuple[Route, ...]:
 class OpenInference:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
+        self._answer = {"model_name": inference.model, "model_version": inference.version}
+        self._typed: Typed | None = None
+        self._all: list[tuple[Tensor, bool]] = []
 
     def server(self, request: Request, values: Mapping[str, str]) -> Response:
         return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
 
     def live(self, request: Request, values: Mapping[str, str]) -> Response:
-        return Response()
+        # The protocol asks for the status alone; KServe's client reads this.
+        return json_response({"live": True})
 
     def ready(self, request: Request, values: Mapping[str, str]) -> Response:
         if self._inference.phase is not Phase.READY:
             raise NotReady(f"the server is {self._inference.phase.value}")
-        return Response()
+        return json_response({"ready": True})
 
     def model(self, request: Request, values: Mapping[str, str]) -> Response:
         self._find(values)
@@ -86,21 +91,32 @@ class OpenInference:
     def infer(self, request: Request, values: Mapping[str, str]) -> Ask:
         inference = self._inference
         inference.require(values["model"], values.get("version"))
+        if binary.FIELD not in request.headers and (usual := self._usual(request.body)):
+            return usual
         header, tail = binary.split(request)
         content = document(header)
         parameters = _parameters(content) if "parameters" in content else NONE
-        answer = {"model_name": inference.model, "model_version": inference.version}
+        answer = dict(self._answer)
         if (identity := content.get("id")) is not None:
             identity = plain(identity)
             if not isinstance(identity, str):
                 raise BadRequest(f'expected "id" to be a string, got {identity!r}')
             answer["id"] = identity
         asked = outputs_asked(inference.outputs, plain(content.get("outputs")), parameters)
-        return Ask(
-            arrays=decode(inference.inputs, content.get("inputs"), tail),
-            options=options_of(parameters),
-            encode=partial(encode, answer, asked),
-        )
+        arrays = decode(inference.inputs, content.get("inputs"), tail)
+        return Ask(arrays, partial(encode, answer, asked), options_of(parameters))
+
+    def _usual(self, body: Bytes) -> Ask | None:
+        if self._typed is None:
+            # Not before the model is loaded.
+            self._typed = Typed(self._inference.signature)
+            self._all = outputs_asked(self._inference.outputs, None, NONE)
+        decoded = self._typed.decode(body)
+        if decoded is None:
+            return None
+        arrays, identity = decoded
+        answer = self._answer if identity is None else {**self._answer, "id": identity}
+        return Ask(arrays, partial(encode, answer, self._all))
 
     def _find(self, values: Mapping[str, str]) -> None:
         self._inference.find(values["model"], values.get("version"))
@@ -189,7 +205,7 @@ def _parameters(holder: Mapping[str, Any]) -> Mapping[str, Any]:
     return parameters
 
 
-def encode(answer: dict[str, Any], asked: list[tuple[Tensor, bool]], rows: Rows) -> Response:
+def encode(answer: Mapping[str, Any], asked: list[tuple[Tensor, bool]], rows: Rows) -> Response:
     tensors, tail = [], []
     for tensor, as_bytes in asked:
         array = np.ascontiguousarray(rows.arrays[tensor.name], dtype=NUMPY[tensor.datatype])
@@ -200,6 +216,5 @@ def encode(answer: dict[str, Any], asked: list[tuple[Tensor, bool]], rows: Rows)
         else:
             entry["data"] = numbers(array, tensor.datatype).reshape(-1)
         tensors.append(entry)
-    answer["outputs"] = tensors
-    header = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    header = orjson.dumps({**answer, "outputs": tensors}, option=orjson.OPT_SERIALIZE_NUMPY)
     return binary.response(header, tail) if tail else Response(body=(header,))

@@ -11,6 +11,8 @@ from typing import Any
 from modelmill.serve.frontdoor import OPEN_PATHS
 from modelmill.serve.http import JSON, Request, Response, json_response
 from modelmill.serve.inference import Inference
+from modelmill.serve.protocols.embeddings import PATH as EMBEDDINGS
+from modelmill.serve.protocols.embeddings import is_encoder
 from modelmill.serve.protocols.schemas import Schema, of_bodies
 from modelmill.serve.router import Route
 
@@ -48,8 +50,8 @@ FREE = "Object"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     summary: str
-    answer: str | None = FREE
-    """The schema of a 200's body; None where there is none."""
+    answer: str = FREE
+    """The schema of a 200's body."""
     body: str | None = None
     """The schema of the request's body."""
     binary: bool = False
@@ -71,9 +73,15 @@ OPERATIONS = {
     "POST /v1/models/{model}:predict": Operation(
         summary="Predictions in KServe's V1 protocol", body="PredictRequest", answer="PredictAnswer", also=MODEL
     ),
+    "POST /v1/embeddings": Operation(
+        summary="Vectors in OpenAI's protocol, of models that are encoders",
+        body="EmbeddingRequest",
+        answer="EmbeddingAnswer",
+        also=(404, *MODEL),
+    ),
     "GET /v2": Operation(summary="The server and its extensions"),
-    "GET /v2/health/live": Operation(summary="Is the server alive?", answer=None),
-    "GET /v2/health/ready": Operation(summary="Is the model ready?", answer=None, also=LOADING),
+    "GET /v2/health/live": Operation(summary="Is the server alive?"),
+    "GET /v2/health/ready": Operation(summary="Is the model ready?", also=LOADING),
     "GET /v2/models": Operation(summary="The model's name"),
     "GET /v2/models/stats": Operation(summary="Counts and times since the pod's start", also=LOADING),
     "GET /v2/models/{model}": Operation(summary="The model's tensors", also=LOADING),
@@ -110,7 +118,8 @@ class OpenApi:
         inference = self._inference
         paths: dict[str, dict[str, Any]] = {}
         schemas = {**of_bodies(inference.signature), **REPOSITORY, FREE: OBJECT}
-        for route in self.routes:
+        encoder = is_encoder(inference.signature)
+        for route in (route for route in self.routes if encoder or route.path != EMBEDDINGS):
             paths.setdefault(route.path, {})[route.method.lower()] = self._operation(route)
         content = {
             "openapi": "3.1.0",
@@ -173,8 +182,6 @@ def _content(schema: str, operation: Operation) -> dict[str, Any]:
 
 
 def _answer(operation: Operation) -> dict[str, Any]:
-    if operation.answer is None:
-        return {"description": "yes"}
     described: dict[str, Any] = {"description": "the answer", "content": _content(operation.answer, operation)}
     return described | {"headers": {"Inference-Header-Content-Length": HEADER_LENGTH}} if operation.binary else described
 

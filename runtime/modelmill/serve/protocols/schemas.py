@@ -15,7 +15,12 @@ from modelmill.serve.options import LAST_PRIORITY
 from modelmill.signature import Signature, Tensor
 
 Schema = dict[str, Any]
-ERROR: Schema = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_TOLD_AS_OPENAI_DOES: Schema = {"type": "object", "required": ["message"], "properties": {"message": {"type": "string"}}}
+ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"anyOf": [{"type": "string"}, _TOLD_AS_OPENAI_DOES]}},
+}
 PARAMETERS: Schema = {
     "type": "object",
     "properties": {
@@ -43,6 +48,8 @@ def of_bodies(signature: Signature) -> dict[str, Schema]:
         "PredictAnswer": _object(predictions=_list(_rows(signature.outputs, answer=True))),
         "InferRequest": _infer_request(signature),
         "InferAnswer": _infer_answer(signature.outputs),
+        "EmbeddingRequest": EMBEDDING_REQUEST,
+        "EmbeddingAnswer": EMBEDDING_ANSWER,
         "Error": ERROR,
     }
 
@@ -141,3 +148,24 @@ def _infer_answer(outputs: tuple[Tensor, ...]) -> Schema:
     named = _object(model_name={"type": "string"}, model_version={"type": "string"}, outputs=_list({"oneOf": tensors}))
     named["properties"]["id"] = {"type": "string"}
     return named
+
+
+# --- OpenAI
+
+_TOKENS = _list({"type": "integer"}, minItems=1)
+EMBEDDING_REQUEST: Schema = _object(model={"type": "string"}, input={"anyOf": [_TOKENS, _list(_TOKENS, minItems=1)]}) | {
+    "additionalProperties": False
+}
+EMBEDDING_REQUEST["properties"] |= {
+    "encoding_format": {"enum": ["float", "base64"]},
+    "dimensions": {"type": "integer"},
+    "user": {"type": "string"},
+}
+_EMBEDDING = _object(
+    object={"const": "embedding"},
+    index={"type": "integer"},
+    embedding={"anyOf": [_list({"anyOf": [{"type": "number"}, {"type": "null"}]}), {"type": "string"}]},
+)
+EMBEDDING_ANSWER: Schema = _object(
+    object={"const": "list"}, data=_list(_EMBEDDING), model={"type": "string"}, usage={"type": "object"}
+)

@@ -33,7 +33,10 @@ class V1:
         self._inference = inference
 
     def models(self, request: Request, values: Mapping[str, str]) -> Response:
-        return json_response({"models": [self._inference.model]})
+        model = self._inference.model
+        # KServe's answer and OpenAI's in one.
+        entry = {"id": model, "object": "model", "created": 0, "owned_by": "modelmill"}
+        return json_response({"models": [model], "object": "list", "data": [entry]})
 
     def model(self, request: Request, values: Mapping[str, str]) -> Response:
         self._inference.require(values["model"])

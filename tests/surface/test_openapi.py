@@ -1,6 +1,6 @@
 """Schemathesis sends what the OpenAPI document allows and what it forbids, and compares the answers with what it tells.
 
-`make fuzz EXAMPLES=1000` sends more: so many requests are made up for each operation.
+`make test-surface EXAMPLES=1000` sends more: so many requests are made up for each operation.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.surface.test_openai import ENCODER, encoder
 from tests.unit.serve.support import MIXED, Running, mixed, running
 
 EXAMPLES = os.environ.get("EXAMPLES", "5")
@@ -62,3 +63,9 @@ def test_the_server_keeps_what_its_document_says_of_several_tensors(two: Running
     """Not that it takes all that the schemas allow: they cannot say that rows have equal lengths."""
     only = ("--include-path-regex", ":predict$|model./infer$", "--phases", "coverage,fuzzing", "--max-examples", EXAMPLES)
     fuzz(two, *only, "--exclude-checks", "positive_data_acceptance", into=tmp_path)
+
+
+def test_the_server_keeps_what_its_document_says_of_embeddings(tmp_path: Path) -> None:
+    with running(encoder, signature=ENCODER) as server:
+        only = ("--include-path-regex", "embeddings", "--phases", "coverage,fuzzing", "--max-examples", EXAMPLES)
+        fuzz(server, *only, "--exclude-checks", "positive_data_acceptance", into=tmp_path)
