@@ -6,8 +6,6 @@ out is said in the next line (`skipped`).
 
 import logging
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -55,14 +53,13 @@ class _Budget:
 
 
 class AccessLog:
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._successes = _Budget(SUCCESSES_PER_SECOND)
         self._failures = _Budget(FAILURES_PER_SECOND)
 
-    def due(self, status: int) -> bool:
-        """Whether there is a line left for such a request: ask for each one, and write when told so."""
-        return (self._successes if status < 400 else self._failures).spend(self._clock())
+    def due(self, status: int, now: float) -> bool:
+        """Whether there is a line left in this second for such a request: ask for each one, and write when told so."""
+        return (self._successes if status < 400 else self._failures).spend(now)
 
     def write(self, *, method: str, path: str, status: int, seconds: float, received: int, sent: int) -> None:
         budget = self._successes if status < 400 else self._failures

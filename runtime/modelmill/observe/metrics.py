@@ -35,6 +35,7 @@ class Metrics:
         self.sent_bytes = self._counter("sent_bytes", "Bytes of answer bodies")
         self.phase_seconds = self._gauge("phase_seconds", "How long each phase of the start took", "phase")
         self.ready = self._gauge("ready", "1 while the pod is ready")
+        self._received, self._sent = self.received_bytes.labels(), self.sent_bytes.labels()
         self._answered: dict[tuple[str, str | int], tuple[Count, Distribution]] = {}
         self.model_info = self._gauge("model_info", "1, with what is served", "model", "version", "variant", "digest")
 
@@ -46,8 +47,8 @@ class Metrics:
             self._answered[protocol, code] = series
         series[0].value += 1
         series[1].observe(seconds)
-        self.received_bytes.inc(received)
-        self.sent_bytes.inc(sent)
+        self._received.value += received
+        self._sent.value += sent
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)

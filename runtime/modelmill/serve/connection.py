@@ -272,7 +272,8 @@ class Connection(PortConnection):
         self._pending = None
         if not self.transport.is_closing():
             self._send(response)
-            self._work()
+            if self._todo or self._paused:
+                self._work()
 
     def _send(self, response: Response) -> None:
         self._active = self._loop.time()

@@ -85,7 +85,7 @@ class FrontDoor:
         seconds = time.perf_counter() - began
         received, sent = len(request.body), response.length
         self._metrics.answered(protocol, response.status, seconds, received, sent)
-        if self._access.due(response.status):
+        if self._access.due(response.status, began):
             self._access.write(
                 method=request.method,
                 path=request.path,
@@ -114,7 +114,7 @@ class Exchange:
         self._protocol = protocol
         self._began = began
         self._coding: asyncio.Future[Response] | None = None
-        self._call = door.inference.submit(ask.arrays, options=ask.options, done=self._done)
+        self._call = door.inference.submit(ask.rows, options=ask.options, done=self._done)
         # Not before: what is refused at once is no load.
         door.concurrency.enter()
 

@@ -29,7 +29,7 @@ class Phase(enum.Enum):
 class Ask:
     """A decoded request for the model, and how its answer is written."""
 
-    arrays: Mapping[str, Array]
+    rows: Rows
     encode: Callable[[Rows], Response]
     options: Options = DEFAULT
 
@@ -78,8 +78,14 @@ class Inference:
             raise NotReady(f"model {self.model!r} is not ready: it is still loading")
         return self._signature
 
-    def submit(self, arrays: Mapping[str, Array], *, options: Options = DEFAULT, done: Callable[[Rows | Refusal], None]) -> Call:
-        """Queues the request; `done` is called once in a later turn of the loop, unless the call is cancelled first."""
-        if self._batcher is None or self._shapes is None:
+    def rows(self, arrays: Mapping[str, Array]) -> Rows:
+        """The model's inputs, checked; every array already has its declared datatype."""
+        if self._shapes is None:
             raise NotReady(f"model {self.model!r} is not ready: it is still loading")
-        return self._batcher.submit(self._shapes.checked(arrays), options=options, done=done)
+        return self._shapes.checked(arrays)
+
+    def submit(self, rows: Rows, *, options: Options = DEFAULT, done: Callable[[Rows | Refusal], None]) -> Call:
+        """Queues the request; `done` is called once in a later turn of the loop, unless the call is cancelled first."""
+        if self._batcher is None:
+            raise NotReady(f"model {self.model!r} is not ready: it is still loading")
+        return self._batcher.submit(rows, options=options, done=done)

@@ -24,6 +24,7 @@ class TorchModel:
     def __init__(self, module: Callable[..., Any], *, signature: Signature, device: str = "cpu") -> None:
         self.signature = signature
         self.device = torch.device(device)
+        self._on_cpu = self.device.type == "cpu"
         self._module = module
         self._inputs = tuple((tensor.name, tensor.datatype == "BF16") for tensor in signature.inputs)
         self._outputs = tuple((tensor.name, TORCH[tensor.datatype]) for tensor in signature.outputs)
@@ -45,7 +46,7 @@ class TorchModel:
         tensor = torch.from_numpy(array)
         if bf16:
             tensor = tensor.view(torch.bfloat16)
-        return tensor if self.device.type == "cpu" else tensor.to(self.device)
+        return tensor if self._on_cpu else tensor.to(self.device)
 
     def _named(self, outputs: Any) -> Mapping[str, Any]:
         if isinstance(outputs, Mapping):
@@ -58,10 +59,13 @@ class TorchModel:
     def _array(self, value: Any, name: str, dtype: torch.dtype, count: int) -> Array:
         if not isinstance(value, torch.Tensor):
             raise WrongOutput(f"output {name!r}: expected a tensor, the module returned {type(value).__name__}")
-        if not value.ndim or value.shape[0] != count:
+        if not value.ndim or value.size(0) != count:
             raise WrongOutput(
                 f"output {name!r}: shape {list(value.shape)} for {count} rows; the first dimension must be the batch"
             )
-        wanted = value.to(device="cpu", dtype=dtype).contiguous()
+        # Most are right already: asking costs less than having nothing done.
+        wanted = value
+        if value.dtype is not dtype or not value.is_cpu or not value.is_contiguous():
+            wanted = value.to(device="cpu", dtype=dtype).contiguous()
         array: Array = wanted.view(torch.uint16).numpy() if dtype is torch.bfloat16 else wanted.numpy()
         return array

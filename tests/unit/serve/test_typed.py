@@ -43,18 +43,25 @@ def test_both_ways_read_the_same(datatype: str, data: st.DataObject) -> None:
     text = body(tensor(datatype=datatype, shape=[rows, 2], data=values), id="7")
     read = typed(one).decode(text)
     assert read is not None
-    arrays, identity = read
-    assert identity == "7"
+    found, identity = read
+    assert (found.count, identity) == (rows, "7")
     expected = decode({"x": one}, document(text)["inputs"], memoryview(b""))["x"]
-    assert (arrays["x"].dtype, arrays["x"].shape) == (expected.dtype, expected.shape)
-    assert arrays["x"].tobytes() == expected.tobytes()
+    assert (found.arrays["x"].dtype, found.arrays["x"].shape) == (expected.dtype, expected.shape)
+    assert found.arrays["x"].tobytes() == expected.tobytes()
 
 
-def test_several_inputs_and_free_dimensions_are_usual() -> None:
-    reader = typed(Tensor(name="x", shape=(-1, -1)), Tensor(name="z", shape=(-1,)))
+def test_several_inputs_come_in_the_signatures_order() -> None:
+    reader = typed(Tensor(name="x", shape=(-1, 2)), Tensor(name="z", shape=(-1,)))
     read = reader.decode(body(tensor(name="z", shape=[2], data=[1, 2]), tensor(shape=[2, 2], data=[1, 2, 3, 4])))
     assert read is not None
-    assert {name: array.tolist() for name, array in read[0].items()} == {"z": [1, 2], "x": [[1, 2], [3, 4]]}
+    assert [(name, array.tolist()) for name, array in read[0].arrays.items()] == [("x", [[1, 2], [3, 4]]), ("z", [1, 2])]
+
+
+def test_inputs_with_different_numbers_of_rows_and_free_shapes_are_left_to_the_complete_reader() -> None:
+    reader = typed(Tensor(name="x", shape=(-1, 2)), Tensor(name="z", shape=(-1,)))
+    assert reader.decode(body(tensor(name="z", shape=[1], data=[1]), tensor(shape=[2, 2], data=[1, 2, 3, 4]))) is None
+    assert reader.decode(body(tensor(name="z", shape=[0], data=[]), tensor(shape=[0, 2], data=[]))) is None
+    assert typed(Tensor(name="x", shape=(-1, -1))).decode(body(tensor())) is None
 
 
 LEFT: dict[str, bytes] = {

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from kserve import InferOutput, InferRequest, InferResponse, ModelServer  # type: ignore[import-not-found]  # see below
+from kserve import InferOutput, InferRequest, InferResponse, ModelServer
 from kserve import Model as Base  # the peer's environment has it
 
 from benchmarks.serving import workloads

@@ -1,10 +1,9 @@
 """One request of a call and its answer: run, counted once, and cancelled when its client goes away."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from modelmill.datatypes import Array
 from modelmill.observe.concurrency import Concurrency
 from modelmill.observe.logs import AccessLog
 from modelmill.observe.metrics import Metrics
@@ -25,7 +24,7 @@ Message = bytes | bytearray
 class Question:
     """A decoded request for the model, and how its answer is written."""
 
-    arrays: Mapping[str, Array]
+    rows: Rows
     options: Options
     encode: Callable[[Rows], Pieces]
 
@@ -64,7 +63,7 @@ class Accounts:
             self._metrics.cancelled.inc()
         elif outcome is TOO_LATE:
             self._metrics.expired.inc()
-        if self._access.due(status):
+        if self._access.due(status, began):
             self._access.write(method="POST", path=method.path, status=status, seconds=seconds, received=received, sent=sent)
 
 
@@ -86,7 +85,7 @@ class Exchange:
             answer = self._method.endpoint(message, remaining)
             if isinstance(answer, Question):
                 self._encode = answer.encode
-                self._call = self._accounts.inference.submit(answer.arrays, options=answer.options, done=self._done)
+                self._call = self._accounts.inference.submit(answer.rows, options=answer.options, done=self._done)
                 # Not before: what is refused at once is no load.
                 self._accounts.concurrency.enter()
                 return

@@ -78,7 +78,7 @@ class InferenceService:
         asked = codec.outputs_asked(inference.outputs, request)
         options = options_of(codec.with_deadline(codec.parameters_of(request.parameters), remaining))
         answer.model_name, answer.model_version, answer.id = inference.model, inference.version, request.id
-        return Question(arrays=arrays, options=options, encode=partial(codec.encode, answer, asked))
+        return Question(rows=inference.rows(arrays), options=options, encode=partial(codec.encode, answer, asked))
 
     # --- health and metadata
 

@@ -61,7 +61,7 @@ def create(inference: Inference, request: Request, values: Mapping[str, str]) ->
         ones = [np.ones((1, len(row)), NUMPY[mask.datatype]) for row in tokens]
         arrays[mask.name] = padded(ones, value=mask.pad or 0)
     used = sum(len(row) for row in tokens)
-    return Ask(arrays, partial(_answer, model=model, output=output, as_text=kind == "base64", tokens=used))
+    return Ask(inference.rows(arrays), partial(_answer, model=model, output=output, as_text=kind == "base64", tokens=used))
 
 
 def is_encoder(signature: Signature) -> bool:

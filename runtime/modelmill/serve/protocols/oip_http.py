@@ -20,6 +20,7 @@ from modelmill.serve.errors import BadRequest, NotReady
 from modelmill.serve.http import Bytes, Request, Response, json_response
 from modelmill.serve.inference import Ask, Inference, Phase
 from modelmill.serve.options import options_of
+from modelmill.serve.protocols.answer import Answer
 from modelmill.serve.protocols.document import document, members, numbers_of, plain
 from modelmill.serve.protocols.typed import Typed
 from modelmill.serve.router import Route
@@ -57,7 +58,7 @@ class OpenInference:
         self._inference = inference
         self._answer = {"model_name": inference.model, "model_version": inference.version}
         self._typed: Typed | None = None
-        self._all: list[tuple[Tensor, bool]] = []
+        self._usual_answer = Answer(self._answer, ())
 
     def server(self, request: Request, values: Mapping[str, str]) -> Response:
         return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
@@ -104,19 +105,18 @@ class OpenInference:
             answer["id"] = identity
         asked = outputs_asked(inference.outputs, plain(content.get("outputs")), parameters)
         arrays = decode(inference.inputs, content.get("inputs"), tail)
-        return Ask(arrays, partial(encode, answer, asked), options_of(parameters))
+        return Ask(inference.rows(arrays), partial(encode, answer, asked), options_of(parameters))
 
     def _usual(self, body: Bytes) -> Ask | None:
         if self._typed is None:
             # Not before the model is loaded.
             self._typed = Typed(self._inference.signature)
-            self._all = outputs_asked(self._inference.outputs, None, NONE)
+            self._usual_answer = Answer(self._answer, tuple(self._inference.outputs.values()))
         decoded = self._typed.decode(body)
         if decoded is None:
             return None
-        arrays, identity = decoded
-        answer = self._answer if identity is None else {**self._answer, "id": identity}
-        return Ask(arrays, partial(encode, answer, self._all))
+        rows, identity = decoded
+        return Ask(rows, partial(self._usual_answer, identity))
 
     def _find(self, values: Mapping[str, str]) -> None:
         self._inference.find(values["model"], values.get("version"))

@@ -7,13 +7,14 @@ refused here.
 
 import math
 from array import array
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
 from modelmill.datatypes import NUMPY, Array
 from modelmill.serve.http import Bytes
+from modelmill.serve.rows import Rows
 from modelmill.signature import Signature, Tensor
 
 MOST_BYTES = 4 << 10
@@ -36,39 +37,55 @@ class _Request(msgspec.Struct, Generic[N], forbid_unknown_fields=True):
     id: str | None = None
 
 
+class _Expected(NamedTuple):
+    datatype: str
+    inner: list[int]
+    """The shape without the batch."""
+    elements: int
+    """Of one row."""
+    code: str
+    dtype: np.dtype[Any]
+
+
 class Typed:
-    """Reads requests for one signature."""
+    """Reads requests for one signature, where all shapes are fixed but the batch and all datatypes of one kind."""
 
     def __init__(self, signature: Signature) -> None:
-        self._tensors = {tensor.name: tensor for tensor in signature.inputs}
         datatypes = {tensor.datatype for tensor in signature.inputs}
-        self._codes = next((codes for codes in (FLOATS, INTEGERS) if datatypes <= codes.keys()), None)
-        kind = float if self._codes is FLOATS else int
+        codes = next((codes for codes in (FLOATS, INTEGERS) if datatypes <= codes.keys()), None)
+        self._expected: dict[str, _Expected] = {}
+        if codes and not any(-1 in tensor.shape[1:] for tensor in signature.inputs):
+            self._expected = {tensor.name: _expected(tensor, codes[tensor.datatype]) for tensor in signature.inputs}
+        kind = float if codes is FLOATS else int
         self._decoder = msgspec.json.Decoder(_Request[kind])  # type: ignore[valid-type]
 
-    def decode(self, body: Bytes) -> tuple[dict[str, Array], str | None] | None:
-        """The tensors by name and the request's id; None of what is not a usual request."""
-        if self._codes is None or len(body) > MOST_BYTES:
+    def decode(self, body: Bytes) -> tuple[Rows, str | None] | None:
+        """The model's rows and the request's id; None of what is not a usual request."""
+        if not self._expected or len(body) > MOST_BYTES:
             return None
         try:
             request = self._decoder.decode(body)
             arrays = {given.name: self._array(given) for given in request.inputs}
-        except (msgspec.MsgspecError, ValueError, OverflowError, KeyError):
+        except (msgspec.MsgspecError, ValueError, OverflowError, LookupError):
             return None
-        return (arrays, request.id) if arrays and len(arrays) == len(request.inputs) else None
+        # In the signature's order, which modules are called in.
+        if len(arrays) != len(request.inputs) or len(arrays) != len(self._expected):
+            return None
+        if len(arrays) > 1:
+            arrays = {name: arrays[name] for name in self._expected}
+        counts = {len(array) for array in arrays.values()}
+        count = counts.pop()
+        return (Rows(arrays, count), request.id) if count and not counts else None
 
     def _array(self, given: "_Input[int] | _Input[float]") -> Array:
-        tensor, shape, data = self._tensors[given.name], given.shape, given.data
-        if given.datatype != tensor.datatype or not _fits(shape, tensor) or len(data) != math.prod(shape):
+        expected, shape, data = self._expected[given.name], given.shape, given.data
+        if given.datatype != expected.datatype or shape[1:] != expected.inner or len(data) != shape[0] * expected.elements:
             raise ValueError
-        assert self._codes is not None
-        # Not numpy's: this is faster, and numbers too large for FP32 become infinite without a warning.
-        values: Array = np.frombuffer(array(self._codes[tensor.datatype], data), NUMPY[tensor.datatype])
+        # Not numpy's own: this is faster, and numbers too large for FP32 become infinite without a warning.
+        values: Array = np.frombuffer(array(expected.code, data), expected.dtype)
         return values.reshape(shape)
 
 
-def _fits(shape: list[int], tensor: Tensor) -> bool:
-    inner = tensor.shape[1:]
-    if tuple(shape[1:]) == inner:
-        return bool(shape)
-    return len(shape) == len(tensor.shape) and all(w in (-1, g) for w, g in zip(inner, shape[1:], strict=True))
+def _expected(tensor: Tensor, code: str) -> _Expected:
+    inner = list(tensor.shape[1:])
+    return _Expected(tensor.datatype, inner, math.prod(inner), code, NUMPY[tensor.datatype])

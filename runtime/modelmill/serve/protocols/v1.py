@@ -46,7 +46,8 @@ class V1:
         self._inference.require(values["model"])
         signature = self._inference.signature
         arrays = decode(signature, request.body)
-        return Ask(arrays=arrays, encode=lambda rows: json_response({"predictions": predictions(signature, rows)}))
+        rows = self._inference.rows(arrays)
+        return Ask(rows, lambda outputs: json_response({"predictions": predictions(signature, outputs)}))
 
 
 def document(body: Bytes) -> dict[str, Any]:
