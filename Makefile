@@ -7,6 +7,8 @@ export MODELMILL_DATA ?= $(abspath ../shared/data)
 export PYTHONDONTWRITEBYTECODE :=
 export MYPY_CACHE_DIR ?= $(MODELMILL_CACHE)/mypy
 PY := .venv/bin/python
+# Debian's where it is, which is what the image ships and is built with all optimizations; else any that uv finds.
+PYTHON ?= $(or $(wildcard /usr/bin/python3.11),3.11)
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -14,7 +16,7 @@ help: ## this list
 venv: .venv/.stamp ## the development environment, from the lock file
 .venv/.stamp: lock/dev.txt pyproject.toml
 	@command -v uv >/dev/null || python3 -m pip install -q uv
-	@uv venv -q --allow-existing --python 3.11 .venv
+	@uv venv -q --clear --python $(PYTHON) .venv
 	@uv pip sync -q --python $(PY) --require-hashes lock/dev.txt
 	@uv pip install -q --python $(PY) --no-deps -e .
 	@touch $@

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +28,14 @@ def cache() -> Path:
 
 def environment(name: str, requirements: Sequence[str]) -> Path:
     """The environment's interpreter; installs what is missing, once."""
-    stamp = hashlib.sha256("\n".join((*requirements, _shared())).encode()).hexdigest()[:12]
+    stamp = hashlib.sha256("\n".join((*requirements, _shared(), _interpreter())).encode()).hexdigest()[:12]
     folder = cache() / f"{name}-{stamp}"
     python = folder / "bin" / "python"
     if (folder / "complete").exists():
         return python
     print(f"installing {name}: {' '.join(requirements)}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
-    _uv("venv", "-q", "--python", "3.11", str(folder))
+    _uv("venv", "-q", "--python", _interpreter(), str(folder))
     _uv("pip", "install", "-q", "--python", str(python), *requirements)
     # Last on the path: what the peer needs of its own is found first.
     (folder / "lib/python3.11/site-packages/shared_torch.pth").write_text(f"{_shared()}\n")
@@ -55,6 +56,11 @@ def encoder_weights() -> Path:
 
 def _shared() -> str:
     return sysconfig.get_path("purelib")
+
+
+def _interpreter() -> str:
+    """Ours, for everybody."""
+    return str(Path(sys.executable).resolve())
 
 
 def _uv(*arguments: str) -> None:
