@@ -8,6 +8,7 @@ many times its own work, most of all where other pods want the same processors. 
 """
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ WORTH_IT = 1.2
 """Several threads must be this much faster than one."""
 FEWEST_RUNS, MOST_RUNS = 2, 50
 ENOUGH_SECONDS = 0.1
-SLOW_SECONDS = 0.1
+SLOW_SECONDS = 0.02
 """Where a full batch takes longer, batch sizes are compared in one round: a pod must become ready."""
 
 
@@ -45,15 +46,19 @@ class Warm:
 def warm_up(model: TorchModel, *, max_rows: int, cpus: int) -> Warm:
     """Call it in the executor's thread: torch keeps the number of threads by thread."""
     torch.set_num_threads(cpus)
-    for count in sorted({1, max_rows}):
-        model(zeros(model.signature, count=count))
+    model(zeros(model.signature, count=1))
     full = zeros(model.signature, count=max_rows)
+    first = _once(model, full)
     if model.device.type == "cpu" and cpus > 1:
-        seconds = _choose_threads(model, full, cpus=cpus)
-    else:
-        seconds = _seconds(model, full, threads=cpus)
-    rounds = 3 if seconds < SLOW_SECONDS else 1
-    rows = saturating_rows(lambda n: _once(model, zeros(model.signature, count=n)), most=max_rows, rounds=rounds)
+        _choose_threads(model, full, cpus=cpus)
+    took: dict[int, float] = {}
+
+    def seconds_of(count: int) -> float:
+        took[count] = min(_once(model, zeros(model.signature, count=count)), took.get(count, math.inf))
+        return took[count]
+
+    rows = saturating_rows(seconds_of, most=max_rows, rounds=3 if first < SLOW_SECONDS else 1)
+    seconds = took[max_rows]
     log.info("a batch takes %.2f ms; throughput is full with %d of %d rows", seconds * 1e3, rows, max_rows)
     length = Shapes(model.signature).checked(full.arrays).length
     if length:
@@ -62,12 +67,11 @@ def warm_up(model: TorchModel, *, max_rows: int, cpus: int) -> Warm:
     return Warm(seconds=seconds, rows=rows, elements=0)
 
 
-def _choose_threads(model: TorchModel, rows: Rows, *, cpus: int) -> float:
+def _choose_threads(model: TorchModel, rows: Rows, *, cpus: int) -> None:
     several, one = (_seconds(model, rows, threads=threads) for threads in (cpus, 1))
     threads = cpus if several * WORTH_IT < one else 1
     torch.set_num_threads(threads)
     log.info("a batch takes %.2f ms with %d threads, %.2f ms with one: using %d", several * 1e3, cpus, one * 1e3, threads)
-    return several if threads == cpus else one
 
 
 def _seconds(model: TorchModel, rows: Rows, *, threads: int) -> float:
