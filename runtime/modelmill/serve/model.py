@@ -31,8 +31,12 @@ class TorchModel:
 
     def __call__(self, rows: Rows) -> Rows:
         with torch.inference_mode():
-            outputs = self._named(self._module(*self.tensors(rows)))
-            arrays = {name: self._array(outputs.get(name), name, dtype, rows.count) for name, dtype in self._outputs}
+            outputs = self._module(*self.tensors(rows))
+            if len(self._outputs) == 1 and isinstance(outputs, torch.Tensor):
+                ((name, dtype),) = self._outputs
+                return Rows({name: self._array(outputs, name, dtype, rows.count)}, rows.count)
+            named = self._named(outputs)
+            arrays = {name: self._array(named.get(name), name, dtype, rows.count) for name, dtype in self._outputs}
             return Rows(arrays, rows.count)
 
     def tensors(self, rows: Rows) -> list[torch.Tensor]:
