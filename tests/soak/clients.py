@@ -45,8 +45,8 @@ WELL = frozenset({200, 503})
 
 
 def well_formed(source: random.Random) -> Asked:
-    row = [round(source.uniform(-9, 9), 3) for _ in range(4)]
-    doubled = tuple((np.asarray(row, np.float32) * 2).tolist())
+    row = [source.randrange(-99, 99) / 2 for _ in range(4)]  # exact in every float
+    doubled = tuple(2 * value for value in row)
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4]}
     match source.randrange(3):
         case 0:
