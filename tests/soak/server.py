@@ -5,8 +5,10 @@ Prints its ports as one line of JSON when it is ready.
 
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import uvloop
@@ -33,7 +35,14 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> TorchModel:
     return TorchModel(double, signature=SIGNATURE)
 
 
+def _end(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception that nobody catches is a bug: the soak fails."""
+    loop.default_exception_handler(context)
+    os._exit(70)
+
+
 async def serve() -> None:
+    asyncio.get_running_loop().set_exception_handler(_end)
     service = ServiceFile(
         namespace="default",
         service="soak",

@@ -75,7 +75,8 @@ class Call:
     def deliver(self, part: Part, outputs: Rows) -> None:
         part.outputs = outputs
         self._left -= 1
-        if not self._left:
+        # Whoever went away, or gave up, while the batch ran has forgotten its parts.
+        if not self._left and self._done:
             self.end(outputs if len(self.parts) == 1 else stacked([part.outputs for part in self.parts if part.outputs]))
 
     def end(self, outcome: Rows | Refusal) -> None:

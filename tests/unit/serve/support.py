@@ -130,6 +130,8 @@ def running(
             return TorchModel(module, signature=signature)
 
     loop = uvloop.new_event_loop()
+    unexpected: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: unexpected.append(context))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
@@ -148,6 +150,7 @@ def running(
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+    assert not unexpected, unexpected
 
 
 def raw(address: tuple[str, int], data: bytes, *, timeout: float = 10.0) -> bytes:

@@ -145,6 +145,30 @@ def test_a_request_whose_client_went_away_never_reaches_the_model() -> None:
         assert gate.batches == [[1.0]]
 
 
+def test_a_client_that_goes_away_while_its_batch_runs_takes_nobody_with_it() -> None:
+    class Slow(Gate):
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            doubled = super().__call__(x)
+            time.sleep(0.3 * bool((x == 7).any()))
+            return doubled
+
+    gate = Slow()
+    with running(gate) as server, ThreadPoolExecutor(2) as clients:
+        first = clients.submit(server.predict, [[1, 0, 0]])
+        assert eventually(lambda: server.metric("queue_seconds_count") == 1)
+        with socket.create_connection(server.address) as connection:
+            connection.sendall(post("/v1/models/m:predict", json.dumps({"instances": [[7, 0, 0]]}).encode()))
+            assert eventually(lambda: server.metric("queue_depth") == 1)
+            other = clients.submit(server.predict, [[2, 0, 0]])
+            assert eventually(lambda: server.metric("queue_depth") == 2)
+            gate.open.set()
+            assert eventually(lambda: server.metric("queue_seconds_count") == 3)
+        assert first.result()[0] == 200
+        assert other.result() == (200, {"predictions": [[4, 0, 0]]})
+        assert gate.batches == [[1.0], [7.0, 2.0]]
+        assert server.requests_by_code() == {"200": 2, "499": 1}
+
+
 def test_a_request_that_waits_too_long_gets_504_and_never_reaches_the_model() -> None:
     gate = Gate()
     with running(gate, timeout_seconds=0.3) as server, ThreadPoolExecutor(2) as clients:
