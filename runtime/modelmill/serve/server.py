@@ -8,6 +8,7 @@ The model comes from a function, so that the same server serves an artifact in a
 """
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modelmill.contract.servicefile import ServiceFile
+from modelmill.observe import triton
 from modelmill.observe.concurrency import Concurrency
 from modelmill.observe.metrics import Metrics
 from modelmill.serve import channel
@@ -130,6 +132,8 @@ class Server:
             placement=placement,
         )
         self.metrics.model_info.labels(service.model, service.version, service.variant, service.digest).set(1)
+        if os.environ.get(triton.ENVIRONMENT) == "1":
+            triton.TritonNames(self.metrics, model=service.model, version=str(service.version))
         self.inference.open(batcher, signature=model.signature)
         if service.channel:
             self._spawn(channel.watch(lambda: channel.current_version(service), tell=self._tell_channel))

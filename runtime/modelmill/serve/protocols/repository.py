@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from modelmill.contract.servicefile import Batcher
+from modelmill.observe import triton
 from modelmill.observe.metrics import ROWS, Metrics
 from modelmill.observe.series import Distribution
 from modelmill.serve.errors import BadRequest
@@ -23,11 +24,6 @@ BACKEND = "pytorch"
 STATES = {Phase.LOADING: "LOADING", Phase.READY: "READY", Phase.DRAINING: "UNLOADING"}
 DATA_TYPES = {"BYTES": "TYPE_STRING"}
 """Where a model's configuration has another name for a datatype."""
-NOT_INFERENCE = ("none", "other")
-"""The protocols under which the metrics count everything else."""
-SUCCEEDED = ("200", "OK")
-FAILED = ("500", "503", "504", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
-"""HTTP's and gRPC's codes of a right request that got no result."""
 OTHER_VERSION = "another version comes with the channel that the ModelService follows, or with its spec.model.version"
 
 
@@ -105,30 +101,21 @@ class Repository:
         inference, metrics = self._inference, self._metrics
         inference.require(values.get("model", inference.model), values.get("version"))
         compute = _duration(metrics.compute_seconds.labels())
+        success = {"count": triton.requests(metrics, triton.SUCCEEDED), "ns": round(triton.request_seconds(metrics) * 1e9)}
         statistics = {
             "name": inference.model,
             "version": inference.version,
             "inference_count": int(metrics.inferences.labels().value),
             "execution_count": int(metrics.executions.labels().value),
             "inference_stats": {
-                "success": {"count": self._requests(SUCCEEDED), "ns": self._nanoseconds()},
-                "fail": {"count": self._requests(FAILED)},
+                "success": success,
+                "fail": {"count": triton.requests(metrics, triton.FAILED)},
                 "queue": _duration(metrics.queue_seconds.labels()),
                 "compute_infer": compute,
             },
             "batch_stats": list(self._batches()),
         }
         return json_response({"model_stats": [statistics]})
-
-    def _requests(self, codes: tuple[str, ...]) -> int:
-        samples = (sample for family in self._metrics.requests.collect() for sample in family.samples)
-        return sum(int(s.value) for s in samples if s.labels["protocol"] not in NOT_INFERENCE and s.labels["code"] in codes)
-
-    def _nanoseconds(self) -> int:
-        """From requests to answers; those that were refused are in it too, because they are not timed apart."""
-        samples = (sample for family in self._metrics.request_seconds.collect() for sample in family.samples)
-        times = (s.value for s in samples if s.name.endswith("_sum") and s.labels["protocol"] not in NOT_INFERENCE)
-        return round(sum(times) * 1e9)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         """Batches by size, up to the next larger one that is listed: the metrics' buckets."""
