@@ -60,15 +60,20 @@ class Soaked:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Soaked]:
-    with subprocess.Popen([sys.executable, "-m", "tests.soak.server"], stdout=subprocess.PIPE, text=True) as process:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Soaked]:
+    command = [sys.executable, "-m", "tests.soak.server"]
+    log = tmp_path_factory.mktemp("soak") / "log"
+    with log.open("w") as to, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=to, text=True) as process:
         assert process.stdout
         try:
             soaked = Soaked(process=process, **json.loads(process.stdout.readline()))
             threading.Thread(target=soaked.watch, daemon=True).start()
             yield soaked
         finally:
+            ended = process.poll()
             process.terminate()
+    if ended is not None:
+        print(log.read_text()[-10_000:])
 
 
 def test_overload_and_bad_clients_leave_the_server_as_it_was(server: Soaked) -> None:
