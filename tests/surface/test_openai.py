@@ -1,7 +1,6 @@
 """OpenAI's own Python client, unmodified, against an encoder."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import openai
@@ -15,6 +14,7 @@ ENCODER = Signature(
     inputs=tuple(Tensor(name=name, datatype="INT64", shape=(-1, -1), pad=0) for name in ("ids", "mask")),
     outputs=(Tensor(name="vector", shape=(-1, 2)),),
 )
+KEY = "secret"
 ROWS = [[5, 7, 9], [100], [2, 4]]
 
 
@@ -27,10 +27,10 @@ def encoder(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     keys = tmp_path_factory.mktemp("keys") / "keys"
-    keys.write_text("secret")
+    keys.write_text(KEY)
     with running(encoder, signature=ENCODER, api_key_file=str(keys)) as server:
         url = f"http://127.0.0.1:{server.server.port}/v1"
-        with openai.OpenAI(base_url=url, api_key=Path(keys).read_text(), max_retries=0) as found:
+        with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0) as found:
             yield found
 
 
@@ -64,7 +64,7 @@ def test_one_row_and_plain_numbers_do_too(client: openai.OpenAI) -> None:
 )
 def test_what_is_no_token_is_refused_in_words(client: openai.OpenAI, given: object, words: str) -> None:
     with pytest.raises(openai.BadRequestError, match=words):
-        client.embeddings.create(model="m", input=given)  # type: ignore[arg-type]
+        client.embeddings.create(model="m", input=given)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_wrong_models_sizes_and_keys_are_refused(client: openai.OpenAI) -> None:

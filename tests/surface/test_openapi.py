@@ -6,27 +6,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.surface.test_openai import ENCODER, encoder
 from tests.unit.serve.support import MIXED, Running, mixed, running
 
 EXAMPLES = os.environ.get("EXAMPLES", "5")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as handle:
-        yield handle
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Running]:
-    with running(mixed, signature=MIXED) as handle:
-        yield handle
 
 
 BEYOND_SCHEMAS = """
@@ -53,16 +38,18 @@ def fuzz(server: Running, *options: str, into: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_server_keeps_what_its_document_says(server: Running, tmp_path: Path) -> None:
+def test_the_server_keeps_what_its_document_says(tmp_path: Path) -> None:
     # The paths with a version are the same functions.
     only = ("--exclude-path-regex", "/versions/", "--phases", "coverage,fuzzing", "--max-examples", EXAMPLES)
-    fuzz(server, *only, into=tmp_path)
+    with running() as server:
+        fuzz(server, *only, into=tmp_path)
 
 
-def test_the_server_keeps_what_its_document_says_of_several_tensors(two: Running, tmp_path: Path) -> None:
+def test_the_server_keeps_what_its_document_says_of_several_tensors(tmp_path: Path) -> None:
     """Not that it takes all that the schemas allow: they cannot say that rows have equal lengths."""
     only = ("--include-path-regex", ":predict$|model./infer$", "--phases", "coverage,fuzzing", "--max-examples", EXAMPLES)
-    fuzz(two, *only, "--exclude-checks", "positive_data_acceptance", into=tmp_path)
+    with running(mixed, signature=MIXED) as server:
+        fuzz(server, *only, "--exclude-checks", "positive_data_acceptance", into=tmp_path)
 
 
 def test_the_server_keeps_what_its_document_says_of_embeddings(tmp_path: Path) -> None:

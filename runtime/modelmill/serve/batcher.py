@@ -38,12 +38,7 @@ class Part(Item):
     __slots__ = ("call", "given", "outputs")
 
     def __init__(self, call: "Call", given: Rows, now: float, priority: int) -> None:
-        # Not by the base's: a call for each request.
-        self.key = given.key
-        self.rows = given.count
-        self.arrived = now
-        self.length = given.length
-        self.priority = priority
+        super().__init__(given.key, given.count, now, given.length, priority)
         self.call = call
         self.given = given
         self.outputs: Rows | None = None

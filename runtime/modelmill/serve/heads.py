@@ -1,7 +1,7 @@
 """Heads of requests seen before.
 
-A client that keeps its connection sends the same head again and again: looking its bytes up costs a tenth of parsing
-them. Equal bytes have equal meaning, so nothing is trusted that was not parsed once.
+A client that keeps its connection sends the same head again and again: looking its bytes up costs a fraction of
+parsing them. Equal bytes have equal meaning, so nothing is trusted that was not parsed once.
 """
 
 from collections.abc import Mapping

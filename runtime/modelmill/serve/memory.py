@@ -1,7 +1,7 @@
 """How this process takes memory from the system: once, and then it keeps it.
 
 A module allocates and frees its activations with each batch. glibc gives blocks of that size back to the system at
-once, which then clears each page anew: a tenth of a convolutional network's time. It also has a pool for each thread,
+once, which then clears each page anew; a convolutional network feels that. It also has a pool for each thread,
 so that what one has freed, another has to ask for again.
 """
 

@@ -57,8 +57,8 @@ class OpenInference:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
         self._answer = {"model_name": inference.model, "model_version": inference.version}
-        self._typed: Typed | None = None
-        self._usual_answer = Answer(self._answer, ())
+        self._shortcut: tuple[Typed, Answer] | None = None
+        """Of the usual request; made when the model is loaded."""
 
     def server(self, request: Request, values: Mapping[str, str]) -> Response:
         return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
@@ -108,15 +108,15 @@ class OpenInference:
         return Ask(inference.rows(arrays), partial(encode, answer, asked), options_of(parameters))
 
     def _usual(self, body: Bytes) -> Ask | None:
-        if self._typed is None:
-            # Not before the model is loaded.
-            self._typed = Typed(self._inference.signature)
-            self._usual_answer = Answer(self._answer, tuple(self._inference.outputs.values()))
-        decoded = self._typed.decode(body)
+        if self._shortcut is None:
+            signature = self._inference.signature
+            self._shortcut = Typed(signature), Answer(self._answer, signature.outputs)
+        typed, answer = self._shortcut
+        decoded = typed.decode(body)
         if decoded is None:
             return None
         rows, identity = decoded
-        return Ask(rows, partial(self._usual_answer, identity))
+        return Ask(rows, partial(answer, identity))
 
     def _find(self, values: Mapping[str, str]) -> None:
         self._inference.find(values["model"], values.get("version"))

@@ -57,7 +57,7 @@ class Typed:
         if codes and not any(-1 in tensor.shape[1:] for tensor in signature.inputs):
             self._expected = {tensor.name: _expected(tensor, codes[tensor.datatype]) for tensor in signature.inputs}
         kind = float if codes is FLOATS else int
-        self._decoder = msgspec.json.Decoder(_Request[kind])  # type: ignore[valid-type]
+        self._decoder = msgspec.json.Decoder(_Request[kind])  # type: ignore[valid-type]  # chosen at run time
 
     def decode(self, body: Bytes) -> tuple[Rows, str | None] | None:
         """The model's rows and the request's id; None of what is not a usual request."""
