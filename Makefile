@@ -8,28 +8,35 @@ export PYTHONDONTWRITEBYTECODE :=
 export MYPY_CACHE_DIR ?= $(MODELMILL_CACHE)/mypy
 PY := .venv/bin/python
 # Debian's where it is, which is what the image ships and is built with all optimizations; else any that uv finds.
-PYTHON ?= $(or $(wildcard /usr/bin/python3.11),3.11)
+# With its headers, for the native modules; uv's own have theirs.
+PYTHON ?= $(if $(wildcard /usr/include/python3.11/Python.h),/usr/bin/python3.11,3.11)
+
+CPP := $(wildcard runtime/native/*/*.?pp)
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
-venv: .venv/.stamp ## the development environment, from the lock file
+venv: .venv/.native ## the development environment, from the lock file
 .venv/.stamp: lock/dev.txt pyproject.toml
 	@command -v uv >/dev/null || python3 -m pip install -q uv
 	@uv venv -q --clear --python $(PYTHON) .venv
 	@uv pip sync -q --python $(PY) --require-hashes lock/dev.txt
 	@uv pip install -q --python $(PY) --no-deps -e .
 	@touch $@
+.venv/.native: .venv/.stamp runtime/native/build.py $(CPP)
+	@$(PY) runtime/native/build.py runtime >/dev/null
+	@touch $@
 
 lock: ## resolve the lock files anew
 	uv pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate --generate-hashes --extra dev pyproject.toml -o lock/dev.txt
 	for e in operator runtime; do uv pip compile -q --python-version 3.11 --no-emit-index-url --no-header --no-annotate --generate-hashes --extra $$e -c lock/dev.txt pyproject.toml -o lock/$$e.txt; done
 
-lint: venv ## ruff, format, mypy, import-linter
+lint: venv ## ruff, format, mypy, import-linter, clang-format
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
+	@.venv/bin/clang-format --dry-run -Werror $(CPP)
 
 format: venv ## rewrite the sources in the project's format
-	.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
+	.venv/bin/ruff check --fix . ; .venv/bin/ruff format . ; .venv/bin/clang-format -i $(CPP)
 
 test-unit: venv ## unit tests: no cluster, seconds
 	$(PY) -m pytest -n 3 --dist loadfile tests/unit

@@ -30,6 +30,7 @@ CHECKOUT = Path(__file__).parents[2]
 RECORD = CHECKOUT / "build" / "images.json"
 _DEFAULT_BASE = "docker.io/library/python:3.11-slim"  # 3.11: the lock files are resolved for it
 _PACKAGES = "python3,python3-venv,ca-certificates"
+_COMPILER = f"{_PACKAGES},g++,python3-dev"
 _LOCAL = "localhost/modelmill"
 
 
@@ -54,7 +55,7 @@ IMAGES = (
         name="runtime",
         file="runtime/Containerfile",
         dependencies=("lock/runtime.txt", "runtime/slim.py", "runtime/elf.py"),
-        code=("runtime/modelmill",),
+        code=("runtime/modelmill", "runtime/native"),
     ),
 )
 
@@ -71,11 +72,12 @@ def make(*, base: str, flavor: str, torch_index: str) -> dict[str, str]:
     """Builds what is missing; returns name -> reference in the builder's store."""
     builder = find_builder()
     chosen = base or _base(builder)
+    compiler = _debian(builder, _COMPILER) if chosen == _debian_reference(_PACKAGES) else chosen
     made = {}
     for image in IMAGES:
         arguments = {"BASE": chosen}
         if image.name == "runtime":
-            arguments |= {"FLAVOR": flavor, "TORCH_INDEX": torch_index}
+            arguments |= {"FLAVOR": flavor, "TORCH_INDEX": torch_index, "COMPILER": compiler}
         made[image.name] = _make(image, builder, arguments)
     _prune(builder)
     return made
@@ -160,8 +162,8 @@ def _ctr(*arguments: str) -> str:
 
 
 def _base(builder: Builder) -> str:
-    """The usual base where it can be pulled; else a Debian of our own, made once for each list of packages."""
-    made = f"{_LOCAL}/base:{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:12]}"
+    """The usual base where it can be pulled; else a Debian of our own."""
+    made = _debian_reference(_PACKAGES)
     if builder.exists(made):
         return made
     if builder.exists(_DEFAULT_BASE) or builder.pull(_DEFAULT_BASE):
@@ -169,9 +171,21 @@ def _base(builder: Builder) -> str:
     print(f"{_DEFAULT_BASE} cannot be pulled: the base is made from Debian's packages")
     if shutil.which("mmdebstrap") is None:
         raise ClusterError(f"{_DEFAULT_BASE} cannot be pulled: give BASE=<an image with Python 3.11>, or install mmdebstrap")
+    return _debian(builder, _PACKAGES)
+
+
+def _debian_reference(packages: str) -> str:
+    return f"{_LOCAL}/base:{hashlib.sha256(packages.encode()).hexdigest()[:12]}"
+
+
+def _debian(builder: Builder, packages: str) -> str:
+    """Made once for each list of packages."""
+    made = _debian_reference(packages)
+    if builder.exists(made):
+        return made
     context = _workplace("base")
-    with step(f"base from Debian's packages ({_PACKAGES})"):
-        command = ["mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}"]
+    with step(f"base from Debian's packages ({packages})"):
+        command = ["mmdebstrap", "--variant=minbase", f"--include={packages}"]
         for left_out in ("doc", "man", "locale", "info"):
             command.append(f"--dpkgopt=path-exclude=/usr/share/{left_out}/*")
         ended = subprocess.run([*command, "bookworm", str(context / "base.tar")], capture_output=True, text=True, check=False)

@@ -20,14 +20,14 @@ class Concurrency:
         self._seconds += self.in_flight * (now - self._since)
         self._since = now
 
-    def enter(self) -> None:
+    def enter(self, requests: int = 1) -> None:
         self._advance()
-        self.in_flight += 1
-        self.requests += 1
+        self.in_flight += requests
+        self.requests += requests
 
-    def leave(self) -> None:
+    def leave(self, requests: int = 1) -> None:
         self._advance()
-        self.in_flight -= 1
+        self.in_flight -= requests
 
     @property
     def seconds(self) -> float:

@@ -42,14 +42,13 @@ class _Budget:
         self._spent = 0
         self.skipped = 0
 
-    def spend(self, now: float) -> bool:
+    def spend(self, now: float, requests: int) -> bool:
         if int(now) != self._second:
             self._second, self._spent = int(now), 0
-        self._spent += 1
-        if self._spent <= self._per_second:
-            return True
-        self.skipped += 1
-        return False
+        due = self._spent < self._per_second
+        self._spent += requests
+        self.skipped += requests - due
+        return due
 
 
 class AccessLog:
@@ -57,11 +56,11 @@ class AccessLog:
         self._successes = _Budget(SUCCESSES_PER_SECOND)
         self._failures = _Budget(FAILURES_PER_SECOND)
 
-    def due(self, status: int, now: float) -> bool:
-        """Whether there is a line left in this second for such a request: ask for each one, and write when told so."""
-        return (self._successes if status < 400 else self._failures).spend(now)
+    def due(self, status: int, now: float, requests: int = 1) -> bool:
+        """Whether there is a line left in this second for one of such requests: ask for all, and write one when told so."""
+        return (self._successes if status < 400 else self._failures).spend(now, requests)
 
-    def write(self, *, method: str, path: str, status: int, seconds: float, received: int, sent: int) -> None:
+    def write(self, method: str, path: str, status: int, *, seconds: float, received: int, sent: int) -> None:
         budget = self._successes if status < 400 else self._failures
         fields = {
             "method": method,

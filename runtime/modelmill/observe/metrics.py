@@ -19,6 +19,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.requests = self._counter("requests", "Requests by protocol and status (HTTP's, or gRPC's name)", "protocol", "code")
+        self.fast_requests = self._counter("fast_requests", "Requests that native code read and answered, counted above too")
         self.request_seconds = self._histogram("request_seconds", "From complete request to answer", SECONDS, "protocol")
         self.inferences = self._counter("inferences", "Rows the model answered")
         self.executions = self._counter("executions", "Batches the model ran")
@@ -41,14 +42,27 @@ class Metrics:
 
     def answered(self, protocol: str, code: str | int, seconds: float, received: int, sent: int) -> None:
         """One request and its answer; sizes in bytes."""
-        series = self._answered.get((protocol, code))
-        if series is None:
-            series = self.requests.labels(protocol, str(code)), self.request_seconds.labels(protocol)
-            self._answered[protocol, code] = series
-        series[0].value += 1
-        series[1].observe(seconds)
+        count, distribution = self._answered.get((protocol, code)) or self._series(protocol, code)
+        count.value += 1
+        distribution.observe(seconds)
         self._received.value += received
         self._sent.value += sent
+
+    def answered_fast(
+        self, protocol: str, code: str | int, counts: tuple[int, ...], seconds: float, received: int, sent: int
+    ) -> None:
+        """Requests that took the fast path: how many by the buckets of `SECONDS`, and the sums of the rest."""
+        count, distribution = self._answered.get((protocol, code)) or self._series(protocol, code)
+        count.value += sum(counts)
+        distribution.add(counts, seconds)
+        self._received.value += received
+        self._sent.value += sent
+        self.fast_requests.inc(sum(counts))
+
+    def _series(self, protocol: str, code: str | int) -> tuple[Count, Distribution]:
+        series = self.requests.labels(protocol, str(code)), self.request_seconds.labels(protocol)
+        self._answered[protocol, code] = series
+        return series
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)

@@ -33,9 +33,16 @@ class Distribution:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self._bounds, value)] += times
+        self.sum += value * times
+
+    def add(self, counts: Iterable[int], total: float) -> None:
+        """Many observations: how many in each bucket, and their sum."""
+        for bucket, count in enumerate(counts):
+            if count:
+                self.counts[bucket] += count
+        self.sum += total
 
     def cumulative(self) -> Iterator[tuple[str, float]]:
         names = (*map(floatToGoString, self._bounds), "+Inf")

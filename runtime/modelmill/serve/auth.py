@@ -22,6 +22,8 @@ class ApiKeys:
         self._looked = 0.0
         self._changed: tuple[int, int] | None = None
         self._keys: tuple[bytes, ...] = ()
+        self.generation = 0
+        """Another number for other keys."""
         self._read()
 
     def _read(self) -> None:
@@ -31,8 +33,10 @@ class ApiKeys:
             lines = self._path.read_bytes().splitlines()
             self._keys = tuple(line.strip() for line in lines if line.strip())
             self._changed = changed
+            self.generation += 1
 
-    def check(self, request: Request) -> None:
+    def look(self) -> int:
+        """Reads the file again when it is time; returns the generation."""
         now = time.monotonic()
         if now - self._looked > LOOK_SECONDS:
             self._looked = now
@@ -40,6 +44,10 @@ class ApiKeys:
                 self._read()
             except OSError as error:
                 log.warning("the API key file %s cannot be read, the last keys stay valid: %s", self._path, error)
+        return self.generation
+
+    def check(self, request: Request) -> None:
+        self.look()
         given = _given(request)
         # All keys are compared, so that the time does not tell which one was nearly right.
         if given is None or not max([hmac.compare_digest(given, key) for key in self._keys], default=False):

@@ -37,26 +37,28 @@ class Part(Item):
 
     __slots__ = ("call", "given", "outputs")
 
-    def __init__(self, call: "Call", given: Rows, now: float, priority: int) -> None:
-        super().__init__(given.key, given.count, now, given.length, priority)
+    def __init__(self, call: "Call", given: Rows, now: float, priority: int, requests: int) -> None:
+        super().__init__(given.key, given.count, now, given.length, priority, requests)
         self.call = call
         self.given = given
         self.outputs: Rows | None = None
 
 
 class Call:
-    """One request under way: its parts, and whom to tell."""
+    """One request under way, or several that came together: its parts, and whom to tell."""
 
     __slots__ = ("_batcher", "_done", "_left", "deadline", "parts", "timeout_seconds", "timer")
 
-    def __init__(self, batcher: "Batcher", cut: Sequence[Rows], *, now: float, options: Options, done: Done) -> None:
+    def __init__(
+        self, batcher: "Batcher", cut: Sequence[Rows], *, now: float, options: Options, done: Done, requests: int = 1
+    ) -> None:
         self._batcher = batcher
         self._done: Done | None = done
         self._left = len(cut)
         self.timeout_seconds = options.timeout_seconds or batcher.timeout_seconds
         self.deadline = now + self.timeout_seconds
         self.timer: asyncio.TimerHandle | None = None
-        self.parts: Sequence[Part] = [Part(self, rows, now, options.priority) for rows in cut]
+        self.parts: Sequence[Part] = [Part(self, rows, now, options.priority, requests) for rows in cut]
 
     @property
     def open(self) -> bool:
@@ -113,6 +115,8 @@ class Batcher:
         self._batched = metrics.batch_rows.labels().observe
         self._took = 0.0
         self._used = 0.0
+        self.gather: Callable[[], None] | None = None
+        """Told that a batch is about to start: who holds rows back for the loop's turn submits them now."""
         self._calls: dict[Call, None] = {}
         """Those with the service's own timeout, and so in the order of their deadlines."""
         self._busy = False
@@ -120,11 +124,30 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         metrics.queue_depth.set_function(lambda: len(self._former))
 
-    def submit(self, rows: Rows, *, options: Options = DEFAULT, done: Done) -> Call:
-        """`done` gets the model's outputs for these rows, in their order, or why there are none: once, in a later turn."""
-        call = Call(self, rows.split(self._former.policy.max_rows), now=time.monotonic(), options=options, done=done)
+    @property
+    def policy(self) -> Policy:
+        return self._former.policy
+
+    def room(self) -> int:
+        """How many more requests may wait for a batch that starts within turns of the loop; 0 where that is not to be.
+
+        Whoever asks and then holds some back is asked for them by `gather` in the loop's next turn.
+        """
+        if self._busy or not self._placement.short:
+            return 0
+        if self._turn is None:
+            self._turn = self._loop.call_soon(self._next)
+        return self._former.policy.queue_limit - len(self._former)
+
+    def submit(self, rows: Rows, *, options: Options = DEFAULT, done: Done, requests: int = 1) -> Call:
+        """`done` gets the model's outputs for these rows, in their order, or why there are none: once, in a later turn.
+
+        `requests`: of how many they are, where several came together.
+        """
+        cut = rows.split(self._former.policy.max_rows)
+        call = Call(self, cut, now=time.monotonic(), options=options, done=done, requests=requests)
         if not self._former.offer(call.parts):
-            self._metrics.shed.inc()
+            self._metrics.shed.inc(requests)
             raise Overloaded(f"{len(self._former)} requests wait already, as many as may: try again later")
         if options.timeout_seconds is None:
             self._calls[call] = None
@@ -147,6 +170,8 @@ class Batcher:
         call.parts = ()
 
     def _next(self) -> None:
+        if self.gather:
+            self.gather()
         self._turn = None
         now = time.monotonic()
         batch = self._take(now)
@@ -154,7 +179,7 @@ class Batcher:
             return
         self._busy = True
         for part in batch:
-            self._queued(now - part.arrived)
+            self._queued(now - part.arrived, part.requests)
         given = [part.given for part in batch]
         if self._placement.in_loop():
             began = time.perf_counter()

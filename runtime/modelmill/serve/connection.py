@@ -24,6 +24,7 @@ from modelmill.serve.http import CLIENT_GONE, Bytes, Pending, Request, Response,
 from modelmill.serve.port import PortConnection
 
 if TYPE_CHECKING:
+    from modelmill.serve._fastpath import Slot
     from modelmill.serve.listener import Listener
 
 LINGER_SECONDS = 2.0
@@ -53,7 +54,7 @@ class Connection(PortConnection):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._todo: deque[tuple[Request | Response, bool]] = deque()
-        self._pending: Pending | None = None
+        self._pending: Pending | Slot | None = None
         self._keep_alive = True
         self._without_body = False
         self._paused = False
@@ -97,6 +98,10 @@ class Connection(PortConnection):
         return self._listener.scratch if self._direct is None else self._direct
 
     def buffer_updated(self, nbytes: int) -> None:
+        fast = self._listener.fast
+        if fast and self._idle and (slot := fast.take(self, nbytes)) is not None:
+            self._pending, self._without_body = slot, False
+            return
         self._active = self._loop.time()
         if self._refused:
             return
@@ -129,15 +134,18 @@ class Connection(PortConnection):
 
     def _begin(self, data: bytes) -> None:
         """Between two messages, where most begin and end."""
-        if known := self._listener.heads.find(data):
+        known = self._listener.heads.find(data)
+        if known:
             self._todo.append(known)
-            return
-        before = len(self._todo)
-        self._parse(data)
-        if len(self._todo) == before + 1 and self._began is None and not self._refused:
-            request, keep_alive = self._todo[-1]
-            assert isinstance(request, Request)
-            self._listener.heads.learn(data, request, keep_alive=keep_alive)
+        else:
+            before = len(self._todo)
+            self._parse(data)
+            if len(self._todo) != before + 1 or self._began is not None or self._refused:
+                return
+            known = cast(tuple[Request, bool], self._todo[-1])
+            self._listener.heads.learn(data, known[0], keep_alive=known[1])
+        if self._listener.fast and known[1]:
+            self._listener.fast.learn(data, known[0])
 
     def _parse(self, data: Bytes) -> None:
         self._began = self._began or self._active
@@ -259,7 +267,7 @@ class Connection(PortConnection):
                 self._send(answer)
             else:
                 self._pending = answer
-                answer.then(self._answered)
+                answer.then(self.send_response)
         if self._paused and not self._todo:
             self._resume()
 
@@ -268,7 +276,18 @@ class Connection(PortConnection):
             self._paused = False
             self.transport.resume_reading()
 
-    def _answered(self, response: Response) -> None:
+    def send_message(self, message: bytes) -> None:
+        """The fast path's answer, which is whole, to a client that keeps its connection."""
+        if self._listener.draining or self.transport.is_closing():
+            self.send_response(Response(body=(message.partition(b"\r\n\r\n")[2],)))
+            return
+        self._pending = None
+        self._active = self._loop.time()
+        self.transport.write(message)
+        if self._todo or self._paused:
+            self._work()
+
+    def send_response(self, response: Response) -> None:
         self._pending = None
         if not self.transport.is_closing():
             self._send(response)
@@ -304,6 +323,12 @@ class Connection(PortConnection):
             self.transport.write_eof()
 
     # --- the listener's side
+
+    @property
+    def _idle(self) -> bool:
+        """The next byte begins a request that may be answered at once."""
+        free = self._pending is None and self._began is None and self._unread_since is None
+        return free and not self._todo and not self._refused
 
     @property
     def busy(self) -> bool:

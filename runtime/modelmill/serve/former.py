@@ -22,15 +22,25 @@ from modelmill.serve.similar import most_work
 class Item:
     """Rows that run together; whoever uses the former adds what it needs to know of them."""
 
-    __slots__ = ("arrived", "key", "length", "priority", "rows")
+    __slots__ = ("arrived", "key", "length", "priority", "requests", "rows")
 
-    def __init__(self, key: Hashable, rows: int, arrived: float, length: int = 0, priority: int = DEFAULT_PRIORITY) -> None:
+    def __init__(
+        self,
+        key: Hashable,
+        rows: int,
+        arrived: float,
+        length: int = 0,
+        priority: int = DEFAULT_PRIORITY,
+        requests: int = 1,
+    ) -> None:
         """`length`: elements of one row along the dimensions that may be padded; 0 where nothing may."""
         self.key = key
         self.rows = rows
         self.arrived = arrived
         self.length = length
         self.priority = priority
+        self.requests = requests
+        """How many these rows are of."""
 
 
 T = TypeVar("T", bound=Item)
@@ -41,7 +51,7 @@ class Policy:
     max_rows: int
     max_latency_seconds: float
     queue_limit: int
-    """Items that may wait."""
+    """Requests that may wait; of one with more rows than fit into a batch, each part counts."""
     max_items: int = 0
     """Items in one batch, 0 = as many as fit."""
     max_elements: int = 0
@@ -99,24 +109,25 @@ class BatchFormer(Generic[T]):
             if group is None:
                 group = self._groups[item.key] = _Group({})
             group.add(item)
-        self._waiting += len(items)
+            self._waiting += item.requests
         return True
 
     def retry(self, items: Sequence[T]) -> None:
         """Puts back what shared a failed batch: each runs alone, next."""
         self._alone.extend(items)
-        self._waiting += len(items)
+        self._waiting += sum([item.requests for item in items])
 
     def take(self, now: float) -> tuple[T, ...]:
         """The next batch for an executor that is idle now; empty when nothing waits."""
         if self._alone:
-            self._waiting -= 1
-            return (self._alone.popleft(),)
+            alone = self._alone.popleft()
+            self._waiting -= alone.requests
+            return (alone,)
         if not self._groups:
             return ()
         group = self._choose(now)
         batch = self._similar(group) if group.first().length else self._prefix(group.ordered())
-        self._waiting -= len(batch)
+        self._waiting -= sum([item.requests for item in batch])
         if len(batch) == len(group.items):
             del self._groups[batch[0].key]
         else:
@@ -168,5 +179,5 @@ class BatchFormer(Generic[T]):
             self._alone.remove(item)
         else:
             return False
-        self._waiting -= 1
+        self._waiting -= item.requests
         return True

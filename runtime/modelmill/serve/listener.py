@@ -7,6 +7,7 @@ still accepted until `stop_accepting`, because endpoints take seconds to leave e
 from collections.abc import Callable
 
 from modelmill.serve.connection import Connection
+from modelmill.serve.fastpath import FastPath
 from modelmill.serve.heads import Heads
 from modelmill.serve.http import Handler, Limits
 from modelmill.serve.port import ListeningPort
@@ -19,4 +20,5 @@ class Listener(ListeningPort[Connection]):
         self.heads = Heads()
         self.unanswered = unanswered
         """Told the status of every request that ended before the handler saw it, or because its client went away."""
+        self.fast: FastPath | None = None
         self.draining = False

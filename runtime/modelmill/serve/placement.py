@@ -25,9 +25,14 @@ class Placement:
         self._since = 0
         self._trial = False
 
+    @property
+    def short(self) -> bool:
+        """Batches run in the loop, as a rule."""
+        return self._usual < self._limit
+
     def in_loop(self) -> bool:
         """Where the next batch is to run."""
-        if self._usual < self._limit:
+        if self.short:
             return True
         self._trial = self._since >= self._patience and self._processor < self._limit
         return self._trial

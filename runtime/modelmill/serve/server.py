@@ -26,6 +26,7 @@ from modelmill.serve.batcher import Batcher
 from modelmill.serve.cpus import usable_cpus
 from modelmill.serve.drain import drain
 from modelmill.serve.executor import Executor
+from modelmill.serve.fastpath import FastPath, fast_path
 from modelmill.serve.former import Policy
 from modelmill.serve.frontdoor import FrontDoor, plain_handler
 from modelmill.serve.grpc_server import GrpcServer
@@ -78,7 +79,7 @@ class Server:
             *repository.routes(self.inference, batcher=service.batcher, metrics=self.metrics),
             *oip_http.routes(self.inference),
         )
-        door = FrontDoor(
+        self._door = door = FrontDoor(
             openapi.documented(routes, inference=self.inference, keys=keys is not None),
             inference=self.inference,
             keys=keys,
@@ -135,6 +136,11 @@ class Server:
         if os.environ.get(triton.ENVIRONMENT) == "1":
             triton.TritonNames(self.metrics, model=service.model, version=str(service.version))
         self.inference.open(batcher, signature=model.signature)
+        self._main.fast = fast_path(
+            lambda: FastPath(
+                self._door, batcher, model.signature, scratch=self._main.scratch, most_body_bytes=service.max_request_bytes
+            )
+        )
         if service.channel:
             self._spawn(channel.watch(lambda: channel.current_version(service), tell=self._tell_channel))
 

@@ -17,12 +17,10 @@ import simdjson
 import modelmill.serve.protocols.oip_binary as binary
 from modelmill.datatypes import NUMPY, Array, numbers
 from modelmill.serve.errors import BadRequest, NotReady
-from modelmill.serve.http import Bytes, Request, Response, json_response
+from modelmill.serve.http import Request, Response, json_response
 from modelmill.serve.inference import Ask, Inference, Phase
 from modelmill.serve.options import options_of
-from modelmill.serve.protocols.answer import Answer
 from modelmill.serve.protocols.document import document, members, numbers_of, plain
-from modelmill.serve.protocols.typed import Typed
 from modelmill.serve.router import Route
 from modelmill.serve.rows import Rows, check_shape
 from modelmill.signature import Tensor
@@ -57,8 +55,6 @@ class OpenInference:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
         self._answer = {"model_name": inference.model, "model_version": inference.version}
-        self._shortcut: tuple[Typed, Answer] | None = None
-        """Of the usual request; made when the model is loaded."""
 
     def server(self, request: Request, values: Mapping[str, str]) -> Response:
         return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
@@ -92,8 +88,6 @@ class OpenInference:
     def infer(self, request: Request, values: Mapping[str, str]) -> Ask:
         inference = self._inference
         inference.require(values["model"], values.get("version"))
-        if binary.FIELD not in request.headers and (usual := self._usual(request.body)):
-            return usual
         header, tail = binary.split(request)
         content = document(header)
         parameters = _parameters(content) if "parameters" in content else NONE
@@ -106,17 +100,6 @@ class OpenInference:
         asked = outputs_asked(inference.outputs, plain(content.get("outputs")), parameters)
         arrays = decode(inference.inputs, content.get("inputs"), tail)
         return Ask(inference.rows(arrays), partial(encode, answer, asked), options_of(parameters))
-
-    def _usual(self, body: Bytes) -> Ask | None:
-        if self._shortcut is None:
-            signature = self._inference.signature
-            self._shortcut = Typed(signature), Answer(self._answer, signature.outputs)
-        typed, answer = self._shortcut
-        decoded = typed.decode(body)
-        if decoded is None:
-            return None
-        rows, identity = decoded
-        return Ask(rows, partial(answer, identity))
 
     def _find(self, values: Mapping[str, str]) -> None:
         self._inference.find(values["model"], values.get("version"))
