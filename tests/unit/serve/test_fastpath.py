@@ -98,7 +98,7 @@ def test_everybody_gets_their_rows_however_requests_meet(server: Running, reques
         rows, unusual = request
         with client(server) as one:
             for _ in range(2):
-                status, answer = one.ask(*rows, **({"parameters": {"priority": 2}} if unusual else {}))
+                status, answer = one.ask(*rows, parameters={"priority": 2}) if unusual else one.ask(*rows)
                 assert status == 200
                 (output,) = answer["outputs"]
                 assert output["shape"] == [len(rows), 3]
