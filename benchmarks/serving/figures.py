@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.serving.load import Load
-from benchmarks.serving.ours import INT8_NAME, NAME
+from benchmarks.serving.ours import BF16_NAME, INT8_NAME, NAME
 from benchmarks.serving.rounds import Results
 
 LIMITS: dict[str, tuple[str, float]] = {
@@ -33,9 +33,6 @@ HOLDS: Mapping[str, Callable[[float, float], bool]] = {
 }
 QUIET_CORES = 0.15
 """What others may use beside a measurement that is to be believed."""
-NOT_YET = {
-    "encoder_bf16_vs_best_peer_c64": "the artifact has no bf16 variant yet",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +72,9 @@ def figures(results: Mapping[str, Results]) -> list[Figure]:
             rates = series(own, NAME, 64, "rps")
             found.append(ratio(f"{name}_vs_limit_c64", rates, own.limits, against=f"in process, batch {own.limit_batch}"))
             found += _against(f"{name}_vs_best_peer_c64", own, own.peers(), 64, "rps")
-        if own and (INT8_NAME, 64) in own.loads:
-            found += _against("encoder_int8_vs_best_peer_c64", own, own.peers(), 64, "rps", ours=INT8_NAME)
+        for short, variant in (("int8", INT8_NAME), ("bf16", BF16_NAME)):
+            if own and (variant, 64) in own.loads:
+                found += _against(f"encoder_{short}_vs_best_peer_c64", own, own.peers(), 64, "rps", ours=variant)
     if results:
         found.append(_fairness(results))
     return found
@@ -142,6 +140,6 @@ def verdict(found: Sequence[Figure]) -> list[str]:
             lines.append(f"{name:32}{numbers}   {sign} {limit:<5g} {state:7} {figure.against}")
         else:
             lines.append(
-                f"{name:32}{'-':>10}{'-':>9}{'-':>9}   {sign} {limit:<5g} {NOT_YET.get(name, 'not measured in this run')}"
+                f"{name:32}{'-':>10}{'-':>9}{'-':>9}   {sign} {limit:<5g} not measured in this run"
             )
     return lines

@@ -1,14 +1,14 @@
-"""Our own server in the comparison: `python -m modelmill.serve.local`, as shipped; and the same with int8 weights."""
+"""Our own server in the comparison: `python -m modelmill.serve.local`, as shipped; and the same with int8 and bfloat16 weights."""
 
 from collections.abc import Callable
 
 from benchmarks.serving.peers.peer import Launch, Peer, Site
 from benchmarks.serving.wires import Wire
 
-NAME, INT8_NAME = "modelmill", "modelmill, int8"
+NAME, INT8_NAME, BF16_NAME = "modelmill", "modelmill, int8", "modelmill, bf16"
 GRPC_PORT_OFFSET = 2
 """From the port of HTTP, as `modelmill.serve.local` has it."""
-INT8_MODEL = "encoder-int8"
+INT8_MODEL, BF16_MODEL = "encoder-int8", "encoder-bf16"
 INT8_TOLERANCE = 0.1
 """Of the largest value: rounding is what int8 weights are; the answers' likeness is the business of evaluation."""
 
@@ -37,5 +37,12 @@ INT8 = Peer(
     launch=_launch(lambda site: INT8_MODEL),
     tolerance=INT8_TOLERANCE,
 )
-VARIANTS = {"encoder": (INT8,)}
-OWN = (NAME, INT8_NAME)
+BF16 = Peer(
+    name=BF16_NAME,
+    environment="",
+    requirements=(),
+    launch=_launch(lambda site: BF16_MODEL),
+    tolerance=INT8_TOLERANCE,
+)
+VARIANTS = {"encoder": (INT8, BF16)}
+OWN = (NAME, INT8_NAME, BF16_NAME)

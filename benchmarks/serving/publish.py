@@ -14,11 +14,11 @@ from torch import nn
 
 from benchmarks.serving import models, workloads
 from benchmarks.serving.models import cnn, encoder
-from benchmarks.serving.ours import INT8_MODEL
+from benchmarks.serving.ours import BF16_MODEL, INT8_MODEL
 from benchmarks.serving.venvs import encoder_weights
 from modelmill.artifact.import_ import Source, import_model
 from modelmill.artifact.registry import Registry
-from modelmill.compress.codecs import uniform
+from modelmill.compress.codecs import bfloat16, uniform
 from modelmill.compress.pipeline import compress
 from modelmill.compress.plan import Plan
 from modelmill.compress.weights import write_weights
@@ -35,9 +35,10 @@ def publish(name: str, folder: Path) -> None:
     np.save(folder / f"{name}.npy", _answers(module, workloads.find(name)))
     _import(name, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
     if name == "encoder":
-        weights = folder / f"{INT8_MODEL}.safetensors"
-        write_weights(weights, compress(module, Plan(codec=uniform.NAME)).weights)
-        _import(INT8_MODEL, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
+        for variant, codec in ((INT8_MODEL, uniform.NAME), (BF16_MODEL, bfloat16.NAME)):
+            weights = folder / f"{variant}.safetensors"
+            write_weights(weights, compress(module, Plan(codec=codec)).weights)
+            _import(variant, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
 
 
 def _import(name: str, weights: Path, folder: Path, *, entrypoint: str) -> None:

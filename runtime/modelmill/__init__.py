@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelmill.recipe import Recipe, Signature, Tensor
+    from modelmill.recipe import BadInput, Recipe, Signature, Tensor
 
-__all__ = ["Recipe", "Signature", "Tensor"]
+__all__ = ["BadInput", "Recipe", "Signature", "Tensor"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,11 @@
 """The Open Inference Protocol's datatypes as numpy arrays, for the server and for its clients.
 
 numpy has no bfloat16: such tensors travel as their bits in uint16 and become numbers only at the edges (JSON, torch, a
-client's arrays). BYTES has no fixed size and therefore no entry in the table.
+client's arrays). BYTES are objects, each a `bytes`; raw they stand one behind the other, each after its length.
 """
 
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ NUMPY: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(object),
 }
 FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _NAMES = {dtype: name for name, dtype in NUMPY.items() if name != "BF16"}
@@ -55,3 +58,33 @@ def from_bf16(bits: Array) -> Array:
 def numbers(array: Array, datatype: str) -> Array:
     """The array as JSON shows it."""
     return from_bf16(array) if datatype == "BF16" else array
+
+
+LENGTH_BYTES = 4
+"""Before each element of a raw BYTES tensor: its length, little-endian."""
+
+
+def packed(elements: Iterable[bytes]) -> bytes:
+    """A raw BYTES tensor."""
+    return b"".join(piece for element in elements for piece in (len(element).to_bytes(LENGTH_BYTES, "little"), element))
+
+
+def unpacked(raw: bytes | memoryview) -> list[bytes]:
+    """The elements of a raw BYTES tensor; raises ValueError where it ends within one."""
+    elements, position = [], 0
+    while position < len(raw):
+        start = position + LENGTH_BYTES
+        position = start + int.from_bytes(raw[start - LENGTH_BYTES : start], "little")
+        if start > len(raw) or position > len(raw):
+            raise ValueError("a BYTES element is longer than its tensor")
+        elements.append(bytes(raw[start:position]))
+    return elements
+
+
+def objects(elements: Sequence[bytes | str], shape: Sequence[int]) -> Array:
+    """An array of them; raises ValueError when there are not as many as the shape holds."""
+    if len(elements) != math.prod(shape):
+        raise ValueError(f"{len(elements)} elements for shape {list(shape)}")
+    array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    return array.reshape(tuple(shape))

@@ -24,6 +24,10 @@ class Fault(Exception):
     fatal = True
 
 
+class BadInput(ValueError):
+    """For a recipe's `preprocess` to raise: what a client sent cannot be used. That client is told so, with these words."""
+
+
 def describe(error: BaseException) -> Failure:
     """The failure that `error` stands for; unless it is a `Fault`, the message ends with its traceback."""
     reason, advice, fatal = _classify(error)

@@ -126,10 +126,11 @@ class Prune(Record, frozen=True, kw_only=True):
 
 
 class Quantize(Record, frozen=True, kw_only=True):
-    method: Literal["Uniform"] = "Uniform"
-    """Uniform: evenly spaced integers with a scale for each output channel."""
+    method: Literal["Uniform", "BFloat16"] = "Uniform"
+    """Uniform: evenly spaced integers with a scale for each output channel. BFloat16: all weights, and the computation where
+    the node has instructions for it, in 16 bits."""
     bits: Annotated[int, Meta(ge=8, le=8)] = 8
-    """Bits of a weight."""
+    """Bits of a weight, for Uniform."""
 
 
 class Step(Record, frozen=True, kw_only=True):

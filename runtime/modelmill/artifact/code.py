@@ -15,6 +15,8 @@ from modelmill.artifact.manifest import PROGRAM, Code
 if TYPE_CHECKING:
     from torch import nn
 
+    from modelmill.recipe import Recipe
+
 FOLDER = "code"
 MAX_BYTES = 64 << 20
 MAX_FILES = 1000
@@ -37,10 +39,16 @@ def collect(folder: Path) -> dict[str, Path]:
     return found
 
 
-def build_module(code: Code, *, folder: Path, hyperparameters: Mapping[str, Any]) -> "nn.Module":
-    """The module, ready to take weights; `folder` holds the version's files."""
+def recipe(code: Code, *, folder: Path, hyperparameters: Mapping[str, Any]) -> "Recipe | None":
+    """The recipe; None of a program. `folder` holds the version's files."""
     if code.kind == PROGRAM:
-        return program.build_module(program.load(folder / code.files[0]))
+        return None
     from modelmill.recipe.load import load_recipe
 
-    return load_recipe(folder / FOLDER if code.files else None, code.entrypoint or "", hyperparameters).model()
+    return load_recipe(folder / FOLDER if code.files else None, code.entrypoint or "", hyperparameters)
+
+
+def build_module(code: Code, *, folder: Path, hyperparameters: Mapping[str, Any]) -> "nn.Module":
+    """The module, ready to take weights."""
+    found = recipe(code, folder=folder, hyperparameters=hyperparameters)
+    return found.model() if found else program.build_module(program.load(folder / code.files[0]))

@@ -44,36 +44,37 @@ def import_model(registry: Registry, model: str, *, source: Source, channel: str
     """Publishes the source as the model's next version, and points the channel to it."""
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch, f"{DENSE}.safetensors")
-        signature = _prepare(source, weights)
-        committed = _publish(registry, model, source=source, weights=weights, signature=signature)
+        signature, service = _prepare(source, weights)
+        committed = _publish(registry, model, source=source, weights=weights, signature=signature, service=service)
     if channel is not None:
         registry.promote(model, channel, committed.pointer)
     return committed
 
 
-def _prepare(source: Source, weights: Path) -> "Signature":
-    """Writes the weights file and tries it on the module; the signature."""
+def _prepare(source: Source, weights: Path) -> "tuple[Signature, Signature | None]":
+    """Writes the weights file and tries it on the module; the module's signature, and that for clients where it is another."""
     if source.program is not None:
         if source.weights or source.recipe or source.entrypoint:
             raise NotPublishable("a program holds its code and weights: give either a program, or weights with a recipe")
         loaded = program.load(source.program)
         module = program.build_module(loaded)
         _write(module, None, weights)
-        return program.signature(loaded)
+        return program.signature(loaded), None
     if not (source.weights and source.recipe and source.entrypoint):
         raise NotPublishable("give weights, a recipe's folder and its entrypoint (module:Class), or one exported program")
     if not source.weights.is_file():
         raise NotPublishable(f"weights {source.weights}: there is no such file")
-    from modelmill.recipe.load import load_recipe
+    from modelmill.recipe.load import load_recipe, processes
 
     recipe = load_recipe(source.recipe, source.entrypoint, source.hyperparameters)
     _write(recipe.model(), source.weights, weights)
-    return recipe.signature()
+    return recipe.signature(), recipe.service_signature() if processes(recipe) else None
 
 
 def _write(module: "nn.Module", source: Path | None, target: Path) -> None:
     """The module's own weights or those of the source, in the module's floating point type, into `target`."""
     from modelmill.compress.apply import load_variant
+    from modelmill.compress.codecs import dense
     from modelmill.compress.pipeline import tensors_of
     from modelmill.compress.weights import dense_weight, read_weights, write_weights
 
@@ -81,13 +82,15 @@ def _write(module: "nn.Module", source: Path | None, target: Path) -> None:
     weights = read_weights(source) if source else {name: dense_weight(tensor) for name, tensor in expected.items()}
     for name, weight in weights.items():
         wanted = expected[name].dtype if name in expected else weight.data.dtype
-        if weight.scale is None and wanted.is_floating_point and weight.data.is_floating_point():
+        if weight.codec == dense.NAME and wanted.is_floating_point and weight.data.is_floating_point():
             weights[name] = dense_weight(weight.data.to(wanted))
     write_weights(target, weights)
     load_variant(module, target)
 
 
-def _publish(registry: Registry, model: str, *, source: Source, weights: Path, signature: "Signature") -> Committed:
+def _publish(
+    registry: Registry, model: str, *, source: Source, weights: Path, signature: "Signature", service: "Signature | None"
+) -> Committed:
     claim = registry.claim(model)
     target = registry.version_url(model, claim.version)
     try:
@@ -101,6 +104,7 @@ def _publish(registry: Registry, model: str, *, source: Source, weights: Path, s
                 created=claim.created,
                 lineage=Lineage(origin="import", modelmill=this_release()),
                 signature=signature,
+                service=service,
                 code=code,
                 hyperparameters=dict(source.hyperparameters),
                 variants=(Variant(name=DENSE, file=file.path, bytes=file.bytes),),

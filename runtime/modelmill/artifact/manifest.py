@@ -90,11 +90,14 @@ class Manifest:
     """RFC 3339, UTC"""
     lineage: Lineage
     signature: Signature
+    """The module's."""
     code: Code
     variants: tuple[Variant, ...]
     files: tuple[File, ...]
     schema: int = SCHEMA
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+    service: Signature | None = None
+    """What clients see, where the recipe's own steps before or after the module run in the server."""
 
     def variant(self, name: str) -> Variant | None:
         return next((variant for variant in self.variants if variant.name == name), None)

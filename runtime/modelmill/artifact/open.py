@@ -17,6 +17,8 @@ from modelmill.artifact.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
+    from modelmill.recipe import Recipe
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedVersion:
@@ -30,6 +32,10 @@ class OpenedVersion:
     def build_module(self) -> "nn.Module":
         """The module without the variant's weights: `modelmill.compress.apply.load_variant` puts them in."""
         return code.build_module(self.manifest.code, folder=self.folder, hyperparameters=self.manifest.hyperparameters)
+
+    def recipe(self) -> "Recipe | None":
+        """What the version was made with; None of an exported program."""
+        return code.recipe(self.manifest.code, folder=self.folder, hyperparameters=self.manifest.hyperparameters)
 
 
 def open_version(

@@ -110,7 +110,7 @@ def _commit(registry: Registry, job: JobFile, claim: Claim) -> Committed:
     files = [*code_files, *(file for _, file in variants)]
     if storage.exists(workspace.evaluation_uri(job)):
         files.append(copy_file(workspace.evaluation_uri(job), target, path=EVALUATION))
-    from modelmill.recipe.load import load_recipe  # here, because it imports torch
+    from modelmill.recipe.load import load_recipe, processes  # here, because it imports torch
 
     recipe = load_recipe(job.recipe_path, job.entrypoint or "", job.hyperparameters)
     lineage = Lineage(origin="training", job=job.name, uid=job.uid, modelmill=this_release(), seed=job.seed, data=figures.data)
@@ -122,6 +122,7 @@ def _commit(registry: Registry, job: JobFile, claim: Claim) -> Committed:
             created=claim.created,
             lineage=lineage,
             signature=recipe.signature(),
+            service=recipe.service_signature() if processes(recipe) else None,
             code=bundle,
             hyperparameters=job.hyperparameters,
             variants=tuple(variant for variant, _ in variants),

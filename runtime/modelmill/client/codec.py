@@ -8,7 +8,6 @@ BF16: numpy has no such dtype. An array of floats for an input that the model de
 which holds every one of them exactly.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,10 @@ import numpy as np
 import orjson
 
 from modelmill.client.errors import BadAnswer
-from modelmill.datatypes import NUMPY, Array, from_bf16, name_of, to_bf16
+from modelmill.datatypes import NUMPY, Array, from_bf16, name_of, objects, packed, to_bf16, unpacked
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY_EXTENSION = "binary_tensor_data"
-_LENGTH_BYTES = 4
-"""Before each element of a BYTES tensor: its length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +89,7 @@ def _typed(name: str, array: Array, declared: str | None) -> tuple[str, Array]:
 def _raw(name: str, array: Array) -> bytes | memoryview:
     if array.dtype.kind not in "OSU":
         return array.reshape(-1).view(np.uint8).data
-    elements = _elements(name, array)
-    return b"".join(piece for element in elements for piece in (len(element).to_bytes(_LENGTH_BYTES, "little"), element))
+    return packed(_elements(name, array))
 
 
 def _json(name: str, array: Array, datatype: str) -> Any:
@@ -142,7 +138,7 @@ def decode(body: bytes, *, header_length: str | None) -> dict[str, Array]:
 
 def _from_raw(raw: memoryview, datatype: str, shape: list[int]) -> Array:
     if datatype == "BYTES":
-        return _objects(_split(raw), shape)
+        return objects(unpacked(raw), shape)
     array: Array = np.frombuffer(raw, dtype=NUMPY[datatype]).reshape(shape)
     return from_bf16(array) if datatype == "BF16" else array.copy()
 
@@ -150,26 +146,9 @@ def _from_raw(raw: memoryview, datatype: str, shape: list[int]) -> Array:
 def _from_json(data: Any, datatype: str, shape: list[int]) -> Array:
     if datatype == "BYTES":
         flat = np.asarray(data, dtype=object).reshape(-1)
-        return _objects([element.encode() for element in flat.tolist()], shape)
+        return objects([element.encode() for element in flat.tolist()], shape)
     # JSON has numbers, not BF16's bits; null is how servers write NaN.
     array: Array = np.asarray(data, dtype=np.float32 if datatype == "BF16" else NUMPY[datatype])
     return array.reshape(shape)
 
 
-def _split(raw: memoryview) -> list[bytes]:
-    elements, position = [], 0
-    while position < len(raw):
-        start = position + _LENGTH_BYTES
-        position = start + int.from_bytes(raw[start - _LENGTH_BYTES : start], "little")
-        if position > len(raw):
-            raise ValueError("a BYTES element is longer than its tensor")
-        elements.append(bytes(raw[start:position]))
-    return elements
-
-
-def _objects(elements: list[bytes], shape: list[int]) -> Array:
-    if len(elements) != math.prod(shape):
-        raise ValueError(f"{len(elements)} elements for shape {shape}")
-    array = np.empty(len(elements), dtype=object)
-    array[:] = elements
-    return array.reshape(shape)

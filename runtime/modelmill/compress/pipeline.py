@@ -3,13 +3,13 @@
 Works on the state dict and never changes the module: what is not selected goes to the file as it was.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from modelmill.compress.codecs import dense, uniform
+from modelmill.compress.codecs import bfloat16, dense, uniform
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.plan import Plan
 from modelmill.compress.prune import threshold
@@ -32,6 +32,8 @@ def compress(module: nn.Module, plan: Plan) -> Compressed:
     state = tensors_of(module)
     if not plan.thresholds and plan.codec == dense.NAME:
         return Compressed(weights={n: dense_weight(t) for n, t in state.items()}, changed=(), kept={}, sparsity=0.0)
+    if plan.codec == bfloat16.NAME and not plan.thresholds:
+        return _rounded({name: dense_weight(tensor) for name, tensor in state.items()})
     selection = select(module)
     if not selection.layers:
         raise CompressionError(f"the model has no weight that can be compressed: {_reasons(selection.kept)}")
@@ -40,7 +42,15 @@ def compress(module: nn.Module, plan: Plan) -> Compressed:
     changed = tuple(sorted(selection.layers))
     zeros = sum(int((weights[name].data == 0).sum()) for name in changed)
     total = sum(weights[name].data.numel() for name in changed)
-    return Compressed(weights=weights, changed=changed, kept=selection.kept, sparsity=zeros / max(1, total))
+    made = Compressed(weights=weights, changed=changed, kept=selection.kept, sparsity=zeros / max(1, total))
+    return replace(_rounded(weights), sparsity=made.sparsity) if plan.codec == bfloat16.NAME else made
+
+
+def _rounded(weights: dict[str, Weight]) -> Compressed:
+    """Every tensor of floating point in bfloat16: a module computes in one precision."""
+    floats = tuple(sorted(name for name, weight in weights.items() if weight.data.is_floating_point()))
+    made = {name: Weight(codec=bfloat16.NAME, data=bfloat16.encode(weights[name].data, name=name)) for name in floats}
+    return Compressed(weights=weights | made, changed=floats, kept={}, sparsity=0.0)
 
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -57,7 +67,7 @@ def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
 def _apply(tensor: torch.Tensor, plan: Plan, *, name: str) -> Weight:
     for value in plan.thresholds:
         tensor = threshold.prune(tensor, threshold=value)
-    if plan.codec == dense.NAME:
+    if plan.codec != uniform.NAME:
         return dense_weight(tensor)
     codes, scale = uniform.encode(tensor, name=name)
     return Weight(codec=uniform.NAME, data=codes, scale=scale)

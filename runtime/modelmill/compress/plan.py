@@ -6,7 +6,7 @@ Steps that cannot follow each other are refused here, before anything is read, w
 import math
 from dataclasses import dataclass
 
-from modelmill.compress.codecs import dense, uniform
+from modelmill.compress.codecs import bfloat16, dense, uniform
 from modelmill.compress.errors import CompressionError
 from modelmill.contract.jobfile import Prune, Quantize, Variant
 
@@ -44,8 +44,10 @@ def _threshold(step: Prune, *, where: str) -> float:
 
 
 def _codec(step: Quantize, *, where: str) -> str:
+    if step.method == "BFloat16":
+        return bfloat16.NAME
     if step.method != "Uniform":
-        raise CompressionError(f"{where}.quantize.method: {step.method!r} is not there yet; use Uniform")
+        raise CompressionError(f"{where}.quantize.method: {step.method!r} is not there yet; use Uniform or BFloat16")
     if step.bits != uniform.BITS:
         raise CompressionError(f"{where}.quantize.bits: {step.bits} is not there yet; use {uniform.BITS}")
     return uniform.NAME

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from modelmill.compress import container
-from modelmill.compress.codecs import dense, uniform
+from modelmill.compress.codecs import bfloat16, dense, uniform
 from modelmill.compress.errors import BadArtifact
 
 METADATA_KEY = "modelmill"
@@ -86,8 +86,13 @@ def _weight(name: str, raw: Any, tensors: dict[str, torch.Tensor]) -> Weight:
     codec = raw.get("codec") if isinstance(raw, dict) else None
     if codec == dense.NAME:
         return dense_weight(_take(name, tensors))
+    if codec == bfloat16.NAME:
+        data = _take(name, tensors)
+        bfloat16.check(data, name=name)
+        return Weight(codec=codec, data=data)
     if codec != uniform.NAME:
-        raise BadArtifact(f"tensor {name!r}: codec {codec!r} is not known; use one of {dense.NAME}, {uniform.NAME}")
+        known = ", ".join((dense.NAME, bfloat16.NAME, uniform.NAME))
+        raise BadArtifact(f"tensor {name!r}: codec {codec!r} is not known; use one of {known}")
     if raw.get("bits") != uniform.BITS:
         raise BadArtifact(f"tensor {name!r}: bits {raw.get('bits')!r} must be {uniform.BITS}")
     if raw.get("scale") != scale_name(name):

@@ -6,6 +6,7 @@ before its answer counts as code 499 and in `cancelled_total`.
 
 from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, generate_latest
 
+from modelmill.observe.resources import Resources
 from modelmill.observe.series import Count, Counter, Distribution, Histogram
 
 PREFIX = "modelmill_serve"
@@ -18,6 +19,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        Resources(PREFIX, registry=self.registry)
         self.requests = self._counter("requests", "Requests by protocol and status (HTTP's, or gRPC's name)", "protocol", "code")
         self.fast_requests = self._counter("fast_requests", "Requests that native code read and answered, counted above too")
         self.request_seconds = self._histogram("request_seconds", "From complete request to answer", SECONDS, "protocol")

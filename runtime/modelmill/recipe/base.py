@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from modelmill.datatypes import Array
 from modelmill.failures import Fault
 from modelmill.signature import Signature
 
@@ -47,6 +48,23 @@ class Recipe:
     def signature(self) -> Signature:
         """Inputs and outputs as clients see them; the batch is the first dimension, written -1."""
         raise NotImplementedError(f"{type(self).__name__}.signature() must return a modelmill.Signature")
+
+    def service_signature(self) -> Signature:
+        """Inputs and outputs as clients of the service see them: `signature()` unless the next two methods change them."""
+        return self.signature()
+
+    def preprocess(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What the module is given for a batch of what clients sent, such as tokens of texts. Only serving calls it.
+
+        Arrays by name, the batch first: as `service_signature` says in, as `signature` says out; elements of BYTES are
+        `bytes`. Raise `BadInput` for what a client must change: a batch is then run row by row, and only that client told.
+        Batches of one pod come one at a time, in any of its threads.
+        """
+        return inputs
+
+    def postprocess(self, outputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What clients get for a batch of the module's outputs, such as names of classes; elements of BYTES may be `str`."""
+        return outputs
 
     def dataset(self, uri: str, *, training: bool) -> "Dataset[tuple[torch.Tensor, torch.Tensor]]":
         """A map-style dataset of (input, target) read from `uri`; `training` allows augmentation."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from modelmill.recipe.base import Recipe, RecipeError
 
+PROCESSING = ("service_signature", "preprocess", "postprocess")
 _folders: list[Path] = []
 
 
@@ -30,6 +31,11 @@ def load_recipe(path: Path | str | None, entrypoint: str, hyperparameters: Mappi
         there = f"it has {', '.join(classes)}" if classes else "it has no subclass of modelmill.Recipe"
         raise RecipeError(f"recipe.entrypoint: module {module_name!r} has no recipe {class_name!r}; {there}")
     return found(hyperparameters)
+
+
+def processes(recipe: Recipe) -> bool:
+    """Whether it has steps of its own before or after the module."""
+    return any(getattr(type(recipe), name) is not getattr(Recipe, name) for name in PROCESSING)
 
 
 def _is_recipe(value: object) -> bool:

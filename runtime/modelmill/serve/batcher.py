@@ -16,8 +16,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from modelmill.failures import BadInput
 from modelmill.observe.metrics import Metrics
-from modelmill.serve.errors import Expired, ModelFailed, Overloaded, Refusal
+from modelmill.serve.errors import BadRequest, Expired, ModelFailed, Overloaded, Refusal
 from modelmill.serve.executor import Executor, Outcome
 from modelmill.serve.former import BatchFormer, Item, Policy
 from modelmill.serve.options import DEFAULT, Options
@@ -247,10 +248,16 @@ class Batcher:
             self._former.policy = replace(policy, max_elements=elements)
 
     def _failed(self, batch: Batch, failure: Exception) -> None:
-        self._metrics.failed_executions.inc()
+        clients = isinstance(failure, BadInput)
+        if not clients:
+            self._metrics.failed_executions.inc()
         if len(batch) > 1:
-            log.warning("a batch of %d requests failed; each is run alone", len(batch), exc_info=failure)
+            if not clients:
+                log.warning("a batch of %d requests failed; each is run alone", len(batch), exc_info=failure)
             self._former.retry([part for part in batch if part.call.open])
+            return
+        if clients:
+            batch[0].call.end(BadRequest(str(failure)[:MAX_ERROR_CHARACTERS]))
             return
         log.error("the model failed on %d rows", batch[0].rows, exc_info=failure)
         text = f"the model failed on this input: {type(failure).__name__}: {failure}"[:MAX_ERROR_CHARACTERS]

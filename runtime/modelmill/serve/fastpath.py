@@ -23,7 +23,7 @@ from modelmill.datatypes import NUMPY, Array
 from modelmill.observe.metrics import SECONDS
 from modelmill.serve import encoding
 from modelmill.serve.batcher import Batcher
-from modelmill.serve.errors import ModelFailed, Refusal
+from modelmill.serve.errors import BadRequest, ModelFailed, Refusal
 from modelmill.serve.http import Request, Response
 from modelmill.serve.rows import Rows
 from modelmill.signature import Signature, Tensor
@@ -121,7 +121,7 @@ class FastPath:
             self._done(batch, error)
 
     def _done(self, batch: "_fastpath.Batch", outcome: Rows | Refusal) -> None:
-        if isinstance(outcome, ModelFailed) and batch.requests > 1:
+        if isinstance(outcome, BadRequest | ModelFailed) and batch.requests > 1:
             self._run_alone(batch)
             return
         self._door.concurrency.leave(batch.requests)

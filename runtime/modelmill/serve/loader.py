@@ -15,9 +15,10 @@ from modelmill.serve.phases import Phases
 
 if TYPE_CHECKING:
     from modelmill.serve.model import TorchModel
+    from modelmill.serve.processing import ProcessedModel
 
 
-def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
+def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | ProcessedModel":
     with phases.timed("fetch"):
         from modelmill.artifact.open import open_version
 
@@ -50,4 +51,10 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel":
         # It measures, in this thread; all of the host's processors are not the pod's.
         torch.set_num_threads(usable_cpus())
         example = tuple(model.tensors(zeros(model.signature, count=2)))
-        return TorchModel(optimize(module, example=example).module, signature=model.signature, device=device)
+        model = TorchModel(optimize(module, example=example).module, signature=model.signature, device=device)
+    clients, recipe = opened.manifest.service, opened.recipe()
+    if clients is None or recipe is None:
+        return model
+    from modelmill.serve.processing import ProcessedModel
+
+    return ProcessedModel(model, recipe, signature=clients)

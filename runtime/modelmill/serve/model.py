@@ -29,6 +29,14 @@ class TorchModel:
         self._inputs = tuple((tensor.name, tensor.datatype == "BF16") for tensor in signature.inputs)
         self._outputs = tuple((tensor.name, TORCH[tensor.datatype]) for tensor in signature.outputs)
 
+    @property
+    def module(self) -> "TorchModel":
+        """What runs without a recipe's own steps."""
+        return self
+
+    def try_out(self) -> None:
+        """Warming up the module has done that."""
+
     def __call__(self, rows: Rows) -> Rows:
         with torch.inference_mode():
             outputs = self._module(*self.tensors(rows))

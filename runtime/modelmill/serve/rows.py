@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from modelmill.datatypes import FLOATS, NUMPY, Array, to_bf16
+from modelmill.datatypes import FLOATS, NUMPY, Array, numbers, objects, to_bf16
 from modelmill.serve.errors import BadRequest
 from modelmill.signature import Tensor
 
+TOKENS = "\0tokens"
+"""Beside the outputs of an encoder of texts: how many tokens each row had. No name that a signature could have."""
 EXACT = 2**53
 """Doubles up to here hold every integer."""
 
@@ -55,13 +57,13 @@ def check_shape(tensor: Tensor, shape: Sequence[int]) -> None:
 def from_json(tensor: Tensor, data: Any, *, booleans: bool = True) -> Array:
     """Numbers (or booleans) of a JSON document as an array of the tensor's datatype; the shape is the data's own.
 
-    `booleans` tells whether there are any in the document: then they are looked for among the numbers."""
+    `booleans` tells whether there are any in the document: then they are looked for among the numbers. BYTES are texts."""
+    if tensor.datatype == "BYTES":
+        return _texts(tensor, data)
     try:
         raw = np.asarray(data)
     except ValueError as error:
-        raise BadRequest(
-            f"input {tensor.name!r}: its rows have different lengths; the model's shape is {list(tensor.shape)}"
-        ) from error
+        raise _ragged(tensor) from error
     if raw.size == 0 and raw.dtype.kind == "f":
         return raw.astype(NUMPY[tensor.datatype])
     if booleans and raw.dtype.kind in "fiu" and _has_booleans(data):
@@ -82,6 +84,37 @@ def from_json(tensor: Tensor, data: Any, *, booleans: bool = True) -> Array:
             raise BadRequest(f"input {tensor.name!r}: {worst} does not fit {tensor.datatype}")
     with np.errstate(over="ignore"):
         return raw.astype(target)
+
+
+def _ragged(tensor: Tensor) -> BadRequest:
+    return BadRequest(f"input {tensor.name!r}: its rows have different lengths; the model's shape is {list(tensor.shape)}")
+
+
+def _texts(tensor: Tensor, data: Any) -> Array:
+    """Strings as their UTF-8; not by numpy, which gives each the longest one's memory."""
+    level: list[Any] = [data]
+    shape: list[int] = []
+    while level and isinstance(level[0], list):
+        sizes = {len(each) if isinstance(each, list) else -1 for each in level}
+        if len(sizes) > 1:
+            raise _ragged(tensor)
+        shape.append(sizes.pop())
+        level = [element for each in level for element in each]
+    for element in level:
+        if not isinstance(element, str):
+            raise BadRequest(f"input {tensor.name!r}: expected strings, got {element!r:.40}")
+    return objects([element.encode() for element in level], shape)
+
+
+def as_json(tensor: Tensor, array: Array) -> Any:
+    """An output as JSON shows it: an array for orjson, or lists of texts."""
+    if tensor.datatype != "BYTES":
+        return numbers(array, tensor.datatype)
+    try:
+        texts = [element if isinstance(element, str) else bytes(element).decode() for element in array.reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"output {tensor.name!r} is not text, which is all that JSON can carry: ask for binary data") from error
+    return objects(texts, array.shape).tolist()
 
 
 def _has_booleans(data: Any) -> bool:

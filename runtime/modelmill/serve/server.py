@@ -42,6 +42,7 @@ from modelmill.serve.tls import Certificate
 
 if TYPE_CHECKING:
     from modelmill.serve.model import TorchModel
+    from modelmill.serve.processing import ProcessedModel
     from modelmill.serve.warmup import Warm
 
 CERTIFICATE_LOOK_SECONDS = 10.0
@@ -50,7 +51,7 @@ IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 
 
 class Load(Protocol):
-    def __call__(self, service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel": ...
+    def __call__(self, service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | ProcessedModel": ...
 
 
 class Server:
@@ -144,12 +145,13 @@ class Server:
         if service.channel:
             self._spawn(channel.watch(lambda: channel.current_version(service), tell=self._tell_channel))
 
-    def _loaded_and_warm(self, phases: Phases) -> "tuple[TorchModel, Warm]":
+    def _loaded_and_warm(self, phases: Phases) -> "tuple[TorchModel | ProcessedModel, Warm]":
         model = self._load(self.service, phases=phases, into=Path(self._scratch.name))
         with phases.timed("warm-up"):
             from modelmill.serve.warmup import warm_up
 
-            warm = warm_up(model, max_rows=self.service.batcher.max_batch_size, cpus=usable_cpus())
+            warm = warm_up(model.module, max_rows=self.service.batcher.max_batch_size, cpus=usable_cpus())
+            model.try_out()
         return model, warm
 
     def _tell_channel(self, version: int | None) -> None:

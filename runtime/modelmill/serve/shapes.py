@@ -1,7 +1,8 @@
 """What the signature says about rows: which fit it, which may share an execution, how they are joined and parted.
 
 Rows of different lengths are padded to the longest of their batch where the signature allows it (`Tensor.pad`); an
-output's free dimension that has the padded length is cut back to each request's own.
+output's free dimension that has the padded length is cut back to each request's own. Texts have lengths too: tokens are
+made of them later, and those of similar length should meet.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,10 +15,15 @@ from modelmill.serve.rows import Rows, check_shape
 from modelmill.signature import Signature, Tensor
 
 
+BYTES_A_TOKEN = 4
+"""Of a text, about; what counts is that lengths compare."""
+
+
 class Shapes:
     def __init__(self, signature: Signature) -> None:
         self._inputs = {tensor.name: tensor for tensor in signature.inputs}
         self._padded = tuple(tensor for tensor in signature.inputs if tensor.pad is not None)
+        self._texts = tuple(tensor.name for tensor in signature.inputs if tensor.datatype == "BYTES")
         # A constant key where every shape is fixed: comparing it costs nothing.
         self._free = tuple(tensor for tensor in signature.inputs if -1 in tensor.shape[1:])
         self._cut = {tensor.name: _free_axes(tensor) for tensor in signature.outputs} if self._padded else {}
@@ -44,14 +50,16 @@ class Shapes:
             raise BadRequest(f"input {first!r} has no rows: send at least one")
         # Most models have fixed shapes: nothing tells their rows apart.
         key = self._key(ordered) if self._free else ()
-        return Rows(ordered, count, key, self._length(ordered) if self._padded else 0)
+        return Rows(ordered, count, key, self._length(ordered) if self._padded or self._texts else 0)
 
     def _key(self, arrays: Mapping[str, Array]) -> Hashable:
         # Where a dimension may be padded only its existence counts.
         return tuple(arrays[t.name].shape[1:] if t.pad is None else len(t.shape) for t in self._free)
 
     def _length(self, arrays: Mapping[str, Array]) -> int:
-        return max((_elements(tensor, arrays[tensor.name]) for tensor in self._padded), default=0)
+        elements = max((_elements(tensor, arrays[tensor.name]) for tensor in self._padded), default=0)
+        tokens = [len(text) // BYTES_A_TOKEN + 1 for name in self._texts for text in arrays[name].flat]
+        return max(elements, *tokens) if tokens else elements
 
     def join(self, many: Sequence[Rows]) -> Rows:
         """One batch of all; the arrays of a single member are not copied."""
@@ -72,7 +80,7 @@ class Shapes:
         parts, start = [], 0
         for rows in many:
             part = outputs.part(start, start + rows.count)
-            parts.append(self._cut_back(part, rows, joined) if rows.length < joined.length else part)
+            parts.append(self._cut_back(part, rows, joined) if self._cut and rows.length < joined.length else part)
             start += rows.count
         return parts
 

@@ -25,6 +25,7 @@ from modelmill.signature import Signature
 log = logging.getLogger(__name__)
 FREE_DIMENSION = 8
 """What stands in for a free dimension that is not the batch."""
+TEXT = b"text to warm up with"
 WORTH_IT = 1.2
 """Several threads must be this much faster than one."""
 FEWEST_RUNS, MOST_RUNS = 2, 50
@@ -95,8 +96,10 @@ def _once(model: TorchModel, rows: Rows) -> float:
 
 def zeros(signature: Signature, *, count: int) -> Rows:
     arrays = {
-        tensor.name: np.zeros(
-            (count, *(FREE_DIMENSION if size == -1 else size for size in tensor.shape[1:])), dtype=NUMPY[tensor.datatype]
+        tensor.name: np.full(
+            (count, *(FREE_DIMENSION if size == -1 else size for size in tensor.shape[1:])),
+            TEXT if tensor.datatype == "BYTES" else 0,
+            dtype=NUMPY[tensor.datatype],
         )
         for tensor in signature.inputs
     }

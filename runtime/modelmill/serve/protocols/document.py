@@ -61,7 +61,7 @@ def plain(value: Any) -> Any:
 
 def numbers_of(tensor: Tensor, data: Any) -> Array:
     """The tensor's values, flat: its shape is told apart from them, and nesting is the client's taste."""
-    if isinstance(data, simdjson.Array) and tensor.datatype != "BOOL":
+    if isinstance(data, simdjson.Array) and tensor.datatype not in ("BOOL", "BYTES"):
         try:
             return _buffer(tensor, data)
         except (TypeError, ValueError):

@@ -1,18 +1,15 @@
 """The binary tensor extension: raw tensors behind a JSON header whose length a header field tells.
 
-Tensors are little-endian, row-major, without padding, in the order of `inputs`. An array is a view of the request's
-body wherever its address is aligned; nothing is copied for the protocol's sake.
+Tensors stand one after the other in the order of `inputs`.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from modelmill.datatypes import NUMPY, Array
+from modelmill.datatypes import Array
 from modelmill.serve.errors import BadRequest
 from modelmill.serve.http import Request, Response
+from modelmill.serve.protocols import raw
 from modelmill.signature import Tensor
 
 HEADER = "Inference-Header-Content-Length"
@@ -52,9 +49,8 @@ class Tail:
         self._position = 0
 
     def take(self, tensor: Tensor, size: int, shape: Sequence[int]) -> Array:
-        datatype = NUMPY[tensor.datatype]
-        needed = math.prod(shape) * datatype.itemsize
-        if size != needed:
+        needed = raw.size_of(tensor, shape)
+        if needed is not None and size != needed:
             raise BadRequest(
                 f"input {tensor.name!r}: binary_data_size {size}, but {tensor.datatype} of shape {list(shape)} has {needed} bytes"
             )
@@ -65,14 +61,12 @@ class Tail:
             )
         piece = self._data[self._position : end]
         self._position = end
-        array: Array = np.frombuffer(piece, dtype=np.uint8 if tensor.datatype == "BOOL" else datatype).reshape(shape)
-        # Bytes other than 0 and 1 are not booleans: torch's kernels would misread them.
-        return array != 0 if tensor.datatype == "BOOL" else array
+        return raw.array_of(tensor, shape, piece)
 
     def finish(self) -> None:
         if self._position != len(self._data):
             raise BadRequest(f"{len(self._data) - self._position} bytes follow the last tensor; no input announced them")
 
 
-def response(header: bytes, tail: Sequence[memoryview]) -> Response:
+def response(header: bytes, tail: Sequence[bytes | memoryview]) -> Response:
     return Response(body=(header, *tail), content_type="application/octet-stream", headers=((HEADER, str(len(header))),))

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from modelmill.datatypes import NUMPY, Array
+from modelmill.datatypes import NUMPY, Array, objects
 from modelmill.serve.errors import BadRequest
+from modelmill.serve.protocols import raw as raw_tensors
 from modelmill.serve.protocols.wire.inference import (
     InferParameter,
     ModelInferRequest,
@@ -30,6 +31,7 @@ CONTENTS = {
     "UINT64": "uint64_contents",
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
 }
 """The field of `InferTensorContents` by datatype."""
 NOT_SUPPORTED = ("classification", "shared_memory_region")
@@ -136,15 +138,12 @@ def _shape(tensor: Tensor, given: ModelInferRequest.InferInputTensor) -> tuple[i
 def _raw(tensor: Tensor, shape: tuple[int, ...], given: ModelInferRequest.InferInputTensor, content: bytes | memoryview) -> Array:
     if given.HasField("contents") and given.contents.ByteSize():
         raise BadRequest(f"input {tensor.name!r} has contents and raw_input_contents: send one of them")
-    datatype = NUMPY[tensor.datatype]
-    needed = math.prod(shape) * datatype.itemsize
-    if len(content) != needed:
+    needed = raw_tensors.size_of(tensor, shape)
+    if needed is not None and len(content) != needed:
         raise BadRequest(
             f"input {tensor.name!r}: {len(content)} raw bytes, but {tensor.datatype} of shape {list(shape)} has {needed}"
         )
-    array: Array = np.frombuffer(content, dtype=np.uint8 if tensor.datatype == "BOOL" else datatype).reshape(shape)
-    # Bytes other than 0 and 1 are not booleans: torch's kernels would misread them.
-    return array != 0 if tensor.datatype == "BOOL" else array
+    return raw_tensors.array_of(tensor, shape, content)
 
 
 def _typed(tensor: Tensor, shape: tuple[int, ...], given: ModelInferRequest.InferInputTensor) -> Array:
@@ -162,6 +161,8 @@ def _typed(tensor: Tensor, shape: tuple[int, ...], given: ModelInferRequest.Infe
 def _narrow(tensor: Tensor, values: Sequence[Any]) -> Array:
     """The values in their datatype: the message's 32 bits may be more than an INT8 or UINT16 holds."""
     datatype = NUMPY[tensor.datatype]
+    if tensor.datatype == "BYTES":
+        return objects(values, (len(values),))
     if datatype.kind not in "iu" or datatype.itemsize >= 4:
         return np.fromiter(values, dtype=datatype, count=len(values))
     wide = np.fromiter(values, dtype=np.int64, count=len(values))
@@ -193,9 +194,10 @@ def encode(answer: ModelInferResponse, asked: Iterable[Tensor], rows: Rows) -> l
     """
     tail: list[bytes | memoryview] = []
     for tensor in asked:
-        array = np.ascontiguousarray(rows.arrays[tensor.name], dtype=NUMPY[tensor.datatype])
+        array = rows.arrays[tensor.name]
         answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
-        tail += (_prefix(RAW_OUTPUT_CONTENTS, array.nbytes), array.reshape(-1).view(np.uint8).data)
+        content = raw_tensors.content_of(tensor, array)
+        tail += (_prefix(RAW_OUTPUT_CONTENTS, len(content)), content)
     return [answer.SerializeToString(), *tail]
 
 

@@ -15,14 +15,15 @@ import orjson
 import simdjson
 
 import modelmill.serve.protocols.oip_binary as binary
-from modelmill.datatypes import NUMPY, Array, numbers
+from modelmill.datatypes import NUMPY, Array
 from modelmill.serve.errors import BadRequest, NotReady
 from modelmill.serve.http import Request, Response, json_response
 from modelmill.serve.inference import Ask, Inference, Phase
 from modelmill.serve.options import options_of
+from modelmill.serve.protocols import raw
 from modelmill.serve.protocols.document import document, members, numbers_of, plain
 from modelmill.serve.router import Route
-from modelmill.serve.rows import Rows, check_shape
+from modelmill.serve.rows import Rows, as_json, check_shape
 from modelmill.signature import Tensor
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
@@ -113,7 +114,7 @@ def decode(tensors: Mapping[str, Tensor], inputs: Any, tail: memoryview) -> dict
     """The request's tensors by name; `tail` is what follows the JSON header."""
     if not isinstance(inputs, simdjson.Array) or not len(inputs):
         raise BadRequest('expected "inputs" to be a list of tensors')
-    raw = binary.Tail(tail)
+    following = binary.Tail(tail)
     arrays: dict[str, Array] = {}
     for i, given in enumerate(inputs):
         if not isinstance(given, simdjson.Object):
@@ -124,12 +125,12 @@ def decode(tensors: Mapping[str, Tensor], inputs: Any, tail: memoryview) -> dict
             raise BadRequest(f"inputs[{i}]: {plain(name)!r} is not one of the model's inputs: {', '.join(tensors)}")
         if name in arrays:
             raise BadRequest(f"input {name!r} is given twice")
-        arrays[name] = _array(tensors[name], fields, raw)
-    raw.finish()
+        arrays[name] = _array(tensors[name], fields, following)
+    following.finish()
     return arrays
 
 
-def _array(tensor: Tensor, given: Mapping[str, Any], raw: binary.Tail) -> Array:
+def _array(tensor: Tensor, given: Mapping[str, Any], following: binary.Tail) -> Array:
     if given.get("datatype") != tensor.datatype:
         datatype = plain(given.get("datatype"))
         raise BadRequest(f"input {tensor.name!r}: datatype {datatype!r} given, the model needs {tensor.datatype}")
@@ -140,7 +141,7 @@ def _array(tensor: Tensor, given: Mapping[str, Any], raw: binary.Tail) -> Array:
         check_shape(tensor, shape)
     size = binary.size_of(tensor.name, plain(given["parameters"])) if "parameters" in given else None
     if size is not None:
-        return raw.take(tensor, size, shape)
+        return following.take(tensor, size, shape)
     data = given.get("data")
     if data is None:
         raise BadRequest(f'input {tensor.name!r} has neither "data" nor the parameter "binary_data_size"')
@@ -189,15 +190,17 @@ def _parameters(holder: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def encode(answer: Mapping[str, Any], asked: list[tuple[Tensor, bool]], rows: Rows) -> Response:
-    tensors, tail = [], []
+    tensors: list[dict[str, Any]] = []
+    tail: list[bytes | memoryview] = []
     for tensor, as_bytes in asked:
-        array = np.ascontiguousarray(rows.arrays[tensor.name], dtype=NUMPY[tensor.datatype])
+        array = rows.arrays[tensor.name]
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape)}
         if as_bytes:
-            entry["parameters"] = {"binary_data_size": array.nbytes}
-            tail.append(array.reshape(-1).view(np.uint8).data)
+            content = raw.content_of(tensor, array)
+            entry["parameters"] = {"binary_data_size": len(content)}
+            tail.append(content)
         else:
-            entry["data"] = numbers(array, tensor.datatype).reshape(-1)
+            entry["data"] = as_json(tensor, np.ascontiguousarray(array, dtype=NUMPY[tensor.datatype]).reshape(-1))
         tensors.append(entry)
     header = orjson.dumps({**answer, "outputs": tensors}, option=orjson.OPT_SERIALIZE_NUMPY)
     return binary.response(header, tail) if tail else Response(body=(header,))

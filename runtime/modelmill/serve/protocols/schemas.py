@@ -12,6 +12,7 @@ import numpy as np
 
 from modelmill.datatypes import FLOATS, NUMPY
 from modelmill.serve.options import LAST_PRIORITY
+from modelmill.serve.protocols.embeddings import takes_texts
 from modelmill.signature import Signature, Tensor
 
 Schema = dict[str, Any]
@@ -48,7 +49,7 @@ def of_bodies(signature: Signature) -> dict[str, Schema]:
         "PredictAnswer": _object(predictions=_list(_rows(signature.outputs, answer=True))),
         "InferRequest": _infer_request(signature),
         "InferAnswer": _infer_answer(signature.outputs),
-        "EmbeddingRequest": EMBEDDING_REQUEST,
+        "EmbeddingRequest": _embedding_request(signature),
         "EmbeddingAnswer": EMBEDDING_ANSWER,
         "Error": ERROR,
     }
@@ -65,6 +66,8 @@ def _list(items: Schema, **more: int) -> Schema:
 def _number(tensor: Tensor, *, answer: bool) -> Schema:
     if tensor.datatype == "BOOL":
         return {"type": "boolean"}
+    if tensor.datatype == "BYTES":
+        return {"type": "string"}
     if tensor.datatype in FLOATS:
         return {"type": ["number", "null"] if answer else "number"}
     bounds = np.iinfo(NUMPY[tensor.datatype])
@@ -153,14 +156,20 @@ def _infer_answer(outputs: tuple[Tensor, ...]) -> Schema:
 # --- OpenAI
 
 _TOKENS = _list({"type": "integer"}, minItems=1)
-EMBEDDING_REQUEST: Schema = _object(model={"type": "string"}, input={"anyOf": [_TOKENS, _list(_TOKENS, minItems=1)]}) | {
-    "additionalProperties": False
-}
-EMBEDDING_REQUEST["properties"] |= {
-    "encoding_format": {"enum": ["float", "base64"]},
-    "dimensions": {"type": "integer"},
-    "user": {"type": "string"},
-}
+_TEXT: Schema = {"type": "string"}
+
+
+def _embedding_request(signature: Signature) -> Schema:
+    one = _TEXT if takes_texts(signature) else _TOKENS
+    schema = _object(model={"type": "string"}, input={"anyOf": [one, _list(one, minItems=1)]}) | {"additionalProperties": False}
+    schema["properties"] |= {
+        "encoding_format": {"enum": ["float", "base64"]},
+        "dimensions": {"type": "integer"},
+        "user": {"type": "string"},
+    }
+    return schema
+
+
 _EMBEDDING = _object(
     object={"const": "embedding"},
     index={"type": "integer"},

@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 
-from modelmill.datatypes import Array, numbers
+from modelmill.datatypes import Array
 from modelmill.serve.errors import BadRequest
 from modelmill.serve.http import Bytes, Request, Response, json_response
 from modelmill.serve.inference import Ask, Inference
 from modelmill.serve.router import Route
-from modelmill.serve.rows import Rows, from_json
+from modelmill.serve.rows import Rows, as_json, from_json
 from modelmill.signature import Signature
 
 
@@ -94,7 +94,7 @@ def _by_columns(signature: Signature, inputs: Any) -> dict[str, Any]:
 
 
 def predictions(signature: Signature, rows: Rows) -> Any:
-    columns = {tensor.name: numbers(rows.arrays[tensor.name], tensor.datatype) for tensor in signature.outputs}
+    columns = {tensor.name: as_json(tensor, rows.arrays[tensor.name]) for tensor in signature.outputs}
     if len(columns) == 1:
         return next(iter(columns.values()))
     return [{name: column[i] for name, column in columns.items()} for i in range(rows.count)]
