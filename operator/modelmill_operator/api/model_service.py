@@ -65,6 +65,9 @@ class Batcher(Record, frozen=True, kw_only=True):
     max_latency: Duration = "5ms"
     """Longest that a request waits for others to join its batch while the model is busy. Lower it when latency
     matters more than throughput."""
+    instances: Annotated[int, Meta(ge=0, le=256)] = 0
+    """Batches that run at once in a pod. 0 measures at the start whether as many as there are processors bring more than
+    threads within a batch do. Set 1 when memory is short."""
 
 
 class SecretKey(Record, frozen=True, kw_only=True):

@@ -152,7 +152,9 @@ def _service_file(service: ModelService, resolved: Resolved, mounts: Mounts, *, 
         registry=registry.mount(spec.registry, mounts, settings=settings, read_only=True),
         channel=spec.model.channel,
         batcher=servicefile.Batcher(
-            max_batch_size=spec.batcher.max_batch_size, max_latency_seconds=times.seconds(spec.batcher.max_latency)
+            max_batch_size=spec.batcher.max_batch_size,
+            max_latency_seconds=times.seconds(spec.batcher.max_latency),
+            instances=spec.batcher.instances,
         ),
         container_concurrency=spec.container_concurrency,
         queue_limit=spec.queue_limit,

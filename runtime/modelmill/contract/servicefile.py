@@ -14,6 +14,8 @@ class Batcher:
     """Rows in one execution."""
     max_latency_seconds: float = 0.002
     """How long rows may wait for company while the executor is busy; an idle executor starts at once."""
+    instances: int = 0
+    """Batches that run at once; 0: as many as the pod has processors where that brings more than threads within a batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

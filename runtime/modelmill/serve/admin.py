@@ -1,6 +1,6 @@
 """The admin port, for kubelet, operator and Prometheus: plain HTTP, no key, closed to others by NetworkPolicy.
 
-`/livez` fails when the executor hangs or its thread died: only a restart helps. `/readyz` is true between warm-up and
+`/livez` fails when an execution hangs or its thread died: only a restart helps. `/readyz` is true between warm-up and
 drain. `/load` is what the autoscaler reads: the concurrency's integral and the uptime, to be compared between readings.
 """
 
@@ -45,7 +45,7 @@ class Admin:
 
     def livez(self, request: Request, values: Mapping[str, str]) -> Response:
         if not self._executor.alive:
-            raise NotReady("the executor's thread has died")
+            raise NotReady("a thread of the executor has died")
         # Loading and warm-up may take their time: the startup probe bounds them.
         busy = self._executor.busy_seconds()
         if self._inference.loaded and busy > self._hang_seconds:

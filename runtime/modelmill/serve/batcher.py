@@ -5,14 +5,15 @@ again one by one, so that only the culprit's client sees an error. A request who
 cancelled) or whose time is up leaves the queue before the executor sees it.
 
 A batch starts in the loop's next turn, not at once, so that requests that arrive in the same turn go together. It runs
-in the executor's thread, or in the loop itself where it is that short (`modelmill.serve.placement`).
+in a thread of the executor, of which there may be several, or in the loop itself where it is that short
+(`modelmill.serve.placement`).
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,15 @@ class Call:
 Batch = tuple[Part, ...]
 
 
+@dataclass(slots=True)
+class Ran:
+    """What became of a batch, and how long that took: by the clock and by its thread's own processor time."""
+
+    outcome: Outcome[list[Rows]]
+    seconds: float
+    processor_seconds: float
+
+
 class Batcher:
     def __init__(
         self,
@@ -103,7 +113,9 @@ class Batcher:
         timeout_seconds: float,
         metrics: Metrics,
         placement: Placement,
+        instances: int = 1,
     ) -> None:
+        """`instances`: how many batches `run` may be called with at once, each in a thread of the executor."""
         self.timeout_seconds = timeout_seconds
         self._run = run
         self._executor = executor
@@ -114,13 +126,11 @@ class Batcher:
         self._queued = metrics.queue_seconds.labels().observe
         self._computed = metrics.compute_seconds.labels().observe
         self._batched = metrics.batch_rows.labels().observe
-        self._took = 0.0
-        self._used = 0.0
+        self._idle = instances
         self.gather: Callable[[], None] | None = None
         """Told that a batch is about to start: who holds rows back for the loop's turn submits them now."""
         self._calls: dict[Call, None] = {}
         """Those with the service's own timeout, and so in the order of their deadlines."""
-        self._busy = False
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         metrics.queue_depth.set_function(lambda: len(self._former))
@@ -134,7 +144,7 @@ class Batcher:
 
         Whoever asks and then holds some back is asked for them by `gather` in the loop's next turn.
         """
-        if self._busy or not self._placement.short:
+        if not self._idle or not self._placement.short:
             return 0
         if self._turn is None:
             self._turn = self._loop.call_soon(self._next)
@@ -156,8 +166,7 @@ class Batcher:
                 self._timer = self._loop.call_later(self.timeout_seconds, self._expire)
         else:
             call.timer = self._loop.call_later(options.timeout_seconds, self._expired, call)
-        if not self._busy and self._turn is None:
-            self._turn = self._loop.call_soon(self._next)
+        self._wake()
         return call
 
     def forget(self, call: Call) -> None:
@@ -175,24 +184,29 @@ class Batcher:
             self.gather()
         self._turn = None
         now = time.monotonic()
-        batch = self._take(now)
+        batch = self._take(now) if self._idle else ()
         if not batch:
             return
-        self._busy = True
+        self._idle -= 1
         for part in batch:
             self._queued(now - part.arrived, part.requests)
         given = [part.given for part in batch]
         if self._placement.in_loop():
             began = time.perf_counter()
             outcome = self._executor.run(partial(self._run, given))
-            self._took = self._used = time.perf_counter() - began
-            self._count(batch)
-            self._deliver(batch, outcome)
-            # In the next turn, so that the loop reads and writes in between.
-            if len(self._former) and self._turn is None:
-                self._turn = self._loop.call_soon(self._next)
+            took = time.perf_counter() - began
+            ran = Ran(outcome, took, took)
+            self._count(batch, ran)
+            self._deliver(batch, ran)
         else:
             self._executor.start(partial(self._timed, given), done=partial(self._done, batch))
+        # In the next turn, so that the loop reads and writes in between.
+        if len(self._former):
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._idle and self._turn is None:
+            self._turn = self._loop.call_soon(self._next)
 
     def _take(self, now: float) -> Batch:
         """The next batch without what is too late: a long execution may have kept the timers from telling them."""
@@ -204,34 +218,37 @@ class Batcher:
             self._expired(part.call)
         return tuple(part for part in batch if part not in late) or self._take(now)
 
-    def _timed(self, many: list[Rows]) -> list[Rows]:
+    def _timed(self, many: list[Rows]) -> Ran:
         began, used = time.perf_counter(), time.thread_time()
         try:
-            return self._run(many)
-        finally:
-            self._took, self._used = time.perf_counter() - began, time.thread_time() - used
+            outcome: Outcome[list[Rows]] = self._run(many), None
+        except Exception as error:
+            outcome = None, error
+        return Ran(outcome, time.perf_counter() - began, time.thread_time() - used)
 
-    def _done(self, batch: Batch, outcome: Outcome[list[Rows]]) -> None:
-        self._count(batch)
-        if outcome[1]:
-            self._deliver(batch, outcome)
+    def _done(self, batch: Batch, ended: Outcome[Ran]) -> None:
+        ran, _ = ended
+        assert ran
+        self._count(batch, ran)
+        if ran.outcome[1]:
+            self._deliver(batch, ran)
             self._next()
         else:
             # At once: the answers are written while the next batch runs.
             self._next()
-            self._deliver(batch, outcome)
+            self._deliver(batch, ran)
 
-    def _count(self, batch: Batch) -> None:
-        """A batch has run: the executor is idle."""
-        self._busy = False
-        self._placement.ran(self._took, processor_seconds=self._used)
+    def _count(self, batch: Batch, ran: Ran) -> None:
+        """A batch has run: there is room for another."""
+        self._idle += 1
+        self._placement.ran(ran.seconds, processor_seconds=ran.processor_seconds)
         self._metrics.executions.inc()
-        self._computed(self._took)
+        self._computed(ran.seconds)
         self._batched(sum([part.rows for part in batch]))
         self._obey_memory()
 
-    def _deliver(self, batch: Batch, outcome: Outcome[list[Rows]]) -> None:
-        outputs, failure = outcome
+    def _deliver(self, batch: Batch, ran: Ran) -> None:
+        outputs, failure = ran.outcome
         if failure:
             self._failed(batch, failure)
             return

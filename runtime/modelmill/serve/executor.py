@@ -1,7 +1,7 @@
-"""The executor: one thread that runs one piece of work at a time, so that the event loop never computes.
+"""The executor: threads that run one piece of work at a time each, so that the event loop never computes.
 
 torch releases the interpreter's lock inside its kernels, so the loop goes on reading and parsing meanwhile. Work that
-takes less than handing it over runs in the loop itself (`run`). Both leave a heartbeat, the time the current work
+takes less than handing it over runs in the loop itself (`run`). All leave a heartbeat, the time their current work
 began: liveness notices a hung execution by it (a loop that hangs does not answer the probe at all).
 """
 
@@ -19,27 +19,37 @@ Outcome = tuple[T, None] | tuple[None, Exception]
 class Executor:
     def __init__(self) -> None:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._began: float | None = None
-        # A daemon: a hung execution must not keep a process from ending.
-        self._thread = threading.Thread(target=self._loop, name="modelmill-executor", daemon=True)
-        self._thread.start()
+        self._began: dict[int, float] = {}
+        """By thread."""
+        self._threads: list[threading.Thread] = []
+        self.grow(1)
 
-    def _loop(self) -> None:
+    def grow(self, count: int, *, prepare: Callable[[], None] | None = None) -> None:
+        """Starts threads until there are so many; each calls `prepare` first."""
+        while len(self._threads) < count:
+            # Daemons: a hung execution must not keep a process from ending.
+            thread = threading.Thread(target=self._loop, args=(prepare,), name="modelmill-executor", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _loop(self, prepare: Callable[[], None] | None) -> None:
+        if prepare:
+            prepare()
         while (work := self._work.get()) is not None:
             work()
 
     def run(self, work: Callable[[], T]) -> Outcome[T]:
         """Runs `work` here and now; what it returned, or what it raised."""
-        self._began = time.monotonic()
+        self._began[threading.get_ident()] = time.monotonic()
         try:
             return work(), None
         except Exception as error:
             return None, error
         finally:
-            self._began = None
+            del self._began[threading.get_ident()]
 
     def start(self, work: Callable[[], T], *, done: Callable[[Outcome[T]], None]) -> None:
-        """Runs `work` in the thread, then `done(outcome)` in the loop of the caller."""
+        """Runs `work` in one of the threads, then `done(outcome)` in the loop of the caller."""
         loop = asyncio.get_running_loop()
 
         def step() -> None:
@@ -69,14 +79,15 @@ class Executor:
         return value
 
     def busy_seconds(self) -> float:
-        """How long the current work has been running; 0 when idle."""
-        began = self._began
-        return time.monotonic() - began if began is not None else 0.0
+        """How long the oldest of the current work has been running; 0 when idle."""
+        now = time.monotonic()
+        return now - min(tuple(self._began.values()), default=now)
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
-        """Ends the thread after its current work."""
-        self._work.put(None)
+        """Ends the threads after their current work."""
+        for _ in self._threads:
+            self._work.put(None)

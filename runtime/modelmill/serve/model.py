@@ -12,6 +12,7 @@ import torch
 
 from modelmill.datatypes import Array
 from modelmill.recipe.check import TORCH
+from modelmill.serve.optimize.tensors import clone
 from modelmill.serve.rows import Rows
 from modelmill.signature import Signature
 
@@ -33,6 +34,11 @@ class TorchModel:
     def module(self) -> "TorchModel":
         """What runs without a recipe's own steps."""
         return self
+
+    def copy(self) -> "TorchModel":
+        """For another thread: the weights are shared, what a forward pass keeps is not."""
+        module = clone(self._module) if isinstance(self._module, torch.nn.Module) else self._module
+        return TorchModel(module, signature=self.signature, device=str(self.device))
 
     def try_out(self) -> None:
         """Warming up the module has done that."""

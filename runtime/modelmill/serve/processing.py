@@ -5,6 +5,7 @@ client's request, because a step that breaks a promise is found at the promise a
 """
 
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,22 +30,32 @@ class WrongStep(ValueError):
 class ProcessedModel:
     """Rows as clients send them in, rows as they get them out; like the `TorchModel` within."""
 
-    def __init__(self, module: TorchModel, recipe: Recipe, *, signature: Signature) -> None:
+    def __init__(
+        self, module: TorchModel, recipe: Recipe, *, signature: Signature, alone: threading.Lock | None = None
+    ) -> None:
         self.signature = signature
         self.device = module.device
         self.module = module
         self._recipe = recipe
+        self._alone = alone or threading.Lock()
         self._shapes = Shapes(module.signature)
         self._encoder = len(module.signature.inputs) <= 2 and all(tensor.pad is not None for tensor in module.signature.inputs)
 
     def __call__(self, rows: Rows) -> Rows:
-        given = self._checked(self._recipe.preprocess(rows.arrays), rows.count)
+        # As recipes are promised: whoever writes one need not think of threads.
+        with self._alone:
+            prepared = self._recipe.preprocess(rows.arrays)
+        given = self._checked(prepared, rows.count)
         outputs = self.module(given)
-        made = self._recipe.postprocess(outputs.arrays)
+        with self._alone:
+            made = self._recipe.postprocess(outputs.arrays)
         arrays = {tensor.name: _output(tensor, made, rows.count) for tensor in self.signature.outputs}
         if self._encoder:
             arrays[TOKENS] = self._tokens(given)
         return Rows(arrays, rows.count)
+
+    def copy(self) -> "ProcessedModel":
+        return ProcessedModel(self.module.copy(), self._recipe, signature=self.signature, alone=self._alone)
 
     def _checked(self, given: Mapping[str, Any], count: int) -> Rows:
         try:

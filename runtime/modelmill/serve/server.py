@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -112,10 +113,12 @@ class Server:
         model, warm = await self._executor.call(lambda: self._loaded_and_warm(phases))
         import torch
 
+        from modelmill.serve.instances import Instances
         from modelmill.serve.runner import Runner
 
         # torch keeps the number by thread, and short batches run in this one.
         torch.set_num_threads(1)
+        self._executor.grow(warm.instances, prepare=partial(torch.set_num_threads, warm.threads))
         policy = Policy(
             max_rows=warm.rows,
             max_elements=warm.elements,
@@ -126,12 +129,13 @@ class Server:
         # A device computes while the thread waits: that is never work for the loop.
         placement = Placement(warm.seconds) if model.device.type == "cpu" else Placement(warm.seconds, limit_seconds=0)
         batcher = Batcher(
-            Runner(model, signature=model.signature),
+            Runner(Instances(model, warm.instances), signature=model.signature),
             executor=self._executor,
             policy=policy,
             timeout_seconds=service.timeout_seconds,
             metrics=self.metrics,
             placement=placement,
+            instances=warm.instances,
         )
         self.metrics.model_info.labels(service.model, service.version, service.variant, service.digest).set(1)
         if os.environ.get(triton.ENVIRONMENT) == "1":
@@ -150,7 +154,12 @@ class Server:
         with phases.timed("warm-up"):
             from modelmill.serve.warmup import warm_up
 
-            warm = warm_up(model.module, max_rows=self.service.batcher.max_batch_size, cpus=usable_cpus())
+            warm = warm_up(
+                model.module,
+                max_rows=self.service.batcher.max_batch_size,
+                cpus=usable_cpus(),
+                instances=self.service.batcher.instances,
+            )
             model.try_out()
         return model, warm
 

@@ -3,20 +3,25 @@
 One row and a full batch: the first run of each shape pays for memory, kernels' choice and caches, which no client
 should. A module that cannot run at all is found here, and the old version serves on.
 
-The number of torch's threads is decided here too, by measurement: threads that wait for each other cost a small model
-many times its own work, most of all where other pods want the same processors. So is the size of batches.
+What the pod's processors do is decided here too, by measurement: several threads in one batch, one thread in each of
+several batches, or just one. Threads that wait for each other cost a small model many times its own work, most of all where
+other pods want the same processors. So is the size of batches.
 """
 
 import logging
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from modelmill.datatypes import NUMPY
+from modelmill.serve.instances import Instances
 from modelmill.serve.model import TorchModel
+from modelmill.serve.placement import LIMIT_SECONDS
 from modelmill.serve.optimize.saturation import saturating_rows
 from modelmill.serve.rows import Rows
 from modelmill.serve.shapes import Shapes
@@ -42,16 +47,20 @@ class Warm:
     """In a batch beyond which more rows bring no more throughput, only latency; at most what was allowed."""
     elements: int
     """The same for rows that may be padded, rows times length; 0 where more always brought more."""
+    instances: int
+    """Batches to run at once."""
+    threads: int
+    """Of torch, in each of them."""
 
 
-def warm_up(model: TorchModel, *, max_rows: int, cpus: int) -> Warm:
-    """Call it in the executor's thread: torch keeps the number of threads by thread."""
+def warm_up(model: TorchModel, *, max_rows: int, cpus: int, instances: int = 0) -> Warm:
+    """Call it in a thread of the executor: torch keeps the number of threads by thread. `instances`: 0 decides itself."""
     torch.set_num_threads(cpus)
     model(zeros(model.signature, count=1))
     full = zeros(model.signature, count=max_rows)
     first = _once(model, full)
     if model.device.type == "cpu" and cpus > 1:
-        _choose_threads(model, full, cpus=cpus)
+        instances = _choose_threads(model, full, cpus=cpus, instances=instances)
     took: dict[int, float] = {}
 
     def seconds_of(count: int) -> float:
@@ -60,19 +69,52 @@ def warm_up(model: TorchModel, *, max_rows: int, cpus: int) -> Warm:
 
     rows = saturating_rows(seconds_of, most=max_rows, rounds=3 if first < SLOW_SECONDS else 1)
     seconds = took[max_rows]
+    fields = partial(Warm, seconds=seconds, instances=max(1, instances), threads=torch.get_num_threads())
     log.info("a batch takes %.2f ms; throughput is full with %d of %d rows", seconds * 1e3, rows, max_rows)
     length = Shapes(model.signature).checked(full.arrays).length
     if length:
         # Short rows were measured, long ones saturate with fewer: what counts is their product.
-        return Warm(seconds=seconds, rows=max_rows, elements=rows * length if rows < max_rows else 0)
-    return Warm(seconds=seconds, rows=rows, elements=0)
+        return fields(rows=max_rows, elements=rows * length if rows < max_rows else 0)
+    return fields(rows=rows, elements=0)
 
 
-def _choose_threads(model: TorchModel, rows: Rows, *, cpus: int) -> None:
+def _choose_threads(model: TorchModel, rows: Rows, *, cpus: int, instances: int) -> int:
+    """Sets the number of threads in a batch, and returns that of batches at once."""
+    if instances > 1:
+        torch.set_num_threads(max(1, cpus // instances))
+        return instances
     several, one = (_seconds(model, rows, threads=threads) for threads in (cpus, 1))
     threads = cpus if several * WORTH_IT < one else 1
+    best = min(several, one)
+    # Short batches run in the event loop, one after the other.
+    apart = _seconds_apart(model, rows, instances=cpus) if instances == 0 and best > LIMIT_SECONDS else best
+    instances, threads = (cpus, 1) if apart * WORTH_IT < best else (1, threads)
     torch.set_num_threads(threads)
-    log.info("a batch takes %.2f ms with %d threads, %.2f ms with one: using %d", several * 1e3, cpus, one * 1e3, threads)
+    log.info(
+        "a batch takes %.2f ms with %d threads, %.2f ms with one, %.2f ms each of %d at once: using %d of %d threads",
+        *(several * 1e3, cpus, one * 1e3, apart * 1e3, cpus, instances, threads),
+    )
+    return instances
+
+
+def _seconds_apart(model: TorchModel, rows: Rows, *, instances: int) -> float:
+    """Time by batches, when so many run at once with a thread each."""
+    run = Instances(model, instances)
+    end = time.perf_counter() + ENOUGH_SECONDS
+
+    def repeat() -> int:
+        torch.set_num_threads(1)
+        runs = 0
+        while runs < FEWEST_RUNS or time.perf_counter() < end:
+            run(rows)
+            runs += 1
+        return runs
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(instances) as pool:
+        each = [pool.submit(repeat) for _ in range(instances)]
+        total = sum(runs.result() for runs in each)
+    return (time.perf_counter() - began) / total
 
 
 def _seconds(model: TorchModel, rows: Rows, *, threads: int) -> float:

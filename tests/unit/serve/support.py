@@ -119,10 +119,11 @@ def running(
     load: bool = True,
     loader: Load | None = None,
     batcher_rows: int = 32,
+    instances: int = 1,
     **changes: Any,
 ) -> Iterator[Running]:
     """A server that serves `module`; `changes` are fields of the service file."""
-    file = service(batcher=Batcher(max_batch_size=batcher_rows), **changes)
+    file = service(batcher=Batcher(max_batch_size=batcher_rows, instances=instances), **changes)
 
     def loaded(service: ServiceFile, *, phases: Phases, into: Path) -> TorchModel:
         torch.set_num_threads(1)
