@@ -84,7 +84,7 @@ class ProcessedModel:
 
 
 def _array(tensor: Tensor, value: Any) -> Array:
-    """numpy's own conversions, where they lose nothing."""
+    """numpy's own conversions within a kind, such as float64 to FP32."""
     array = np.asarray(value)
     wanted = NUMPY[tensor.datatype]
     if array.dtype != wanted and not np.can_cast(array.dtype, wanted, casting="same_kind"):
