@@ -139,7 +139,5 @@ def verdict(found: Sequence[Figure]) -> list[str]:
             numbers = f"{figure.value:10.3f}{figure.low:9.3f}{figure.high:9.3f}"
             lines.append(f"{name:32}{numbers}   {sign} {limit:<5g} {state:7} {figure.against}")
         else:
-            lines.append(
-                f"{name:32}{'-':>10}{'-':>9}{'-':>9}   {sign} {limit:<5g} not measured in this run"
-            )
+            lines.append(f"{name:32}{'-':>10}{'-':>9}{'-':>9}   {sign} {limit:<5g} not measured in this run")
     return lines

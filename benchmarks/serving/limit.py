@@ -28,7 +28,7 @@ def loaded(registry: str, name: str) -> TorchModel:
     service = local.service_file(
         registry=registry, namespace="default", model=name, channel="stable", version=None, variant=None, port=0
     )
-    model = loader.load(service, phases=Phases(Metrics()), into=Path(tempfile.mkdtemp(prefix="limit-", dir=".")))
+    model = loader.load(service, phases=Phases(Metrics()), into=Path(tempfile.mkdtemp(prefix="limit-", dir="."))).module
     warm_up(model, max_rows=MAX_ROWS, cpus=1)
     return model
 

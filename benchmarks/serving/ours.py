@@ -1,4 +1,4 @@
-"""Our own server in the comparison: `python -m modelmill.serve.local`, as shipped; and the same with int8 and bfloat16 weights."""
+"""Our own server in the comparison: `python -m modelmill.serve.local`, as shipped; also with int8 and bfloat16 weights."""
 
 from collections.abc import Callable
 

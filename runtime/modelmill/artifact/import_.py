@@ -64,9 +64,11 @@ def _prepare(source: Source, weights: Path) -> "tuple[Signature, Signature | Non
         raise NotPublishable("give weights, a recipe's folder and its entrypoint (module:Class), or one exported program")
     if not source.weights.is_file():
         raise NotPublishable(f"weights {source.weights}: there is no such file")
+    from modelmill.recipe.check import check_datatypes
     from modelmill.recipe.load import load_recipe, processes
 
     recipe = load_recipe(source.recipe, source.entrypoint, source.hyperparameters)
+    check_datatypes(recipe.signature())
     _write(recipe.model(), source.weights, weights)
     return recipe.signature(), recipe.service_signature() if processes(recipe) else None
 

@@ -150,5 +150,3 @@ def _from_json(data: Any, datatype: str, shape: list[int]) -> Array:
     # JSON has numbers, not BF16's bits; null is how servers write NaN.
     array: Array = np.asarray(data, dtype=np.float32 if datatype == "BF16" else NUMPY[datatype])
     return array.reshape(shape)
-
-

@@ -26,7 +26,9 @@ class Resources(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        disk = CounterMetricFamily(f"{self._prefix}_disk_bytes", "Bytes that storage read or wrote for this process", labels=("way",))
+        disk = CounterMetricFamily(
+            f"{self._prefix}_disk_bytes", "Bytes that storage read or wrote for this process", labels=("way",)
+        )
         network = CounterMetricFamily(
             f"{self._prefix}_network_bytes", "Bytes through the pod's interfaces but the loopback", labels=("way",)
         )
@@ -42,7 +44,9 @@ class Resources(Collector):
         if torch is None or not torch.cuda.is_available():
             return
         memory = GaugeMetricFamily(f"{self._prefix}_device_memory_bytes", "Memory of the device", labels=("device", "kind"))
-        busy = GaugeMetricFamily(f"{self._prefix}_device_utilization", "Share of the last second it computed in", labels=("device",))
+        busy = GaugeMetricFamily(
+            f"{self._prefix}_device_utilization", "Share of the last second it computed in", labels=("device",)
+        )
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
             memory.add_metric((str(index), "used"), total - free)

@@ -28,9 +28,19 @@ TORCH = {
 ROWS = 2
 
 
+def check_datatypes(signature: Signature) -> None:
+    for tensor in (*signature.inputs, *signature.outputs):
+        if tensor.datatype not in TORCH:
+            raise RecipeError(
+                f"signature(): {tensor.name!r} is {tensor.datatype}, which no module computes on; declare it in "
+                f"service_signature() and turn it into numbers in preprocess(), or numbers into it in postprocess()"
+            )
+
+
 def check_signature(module: nn.Module, signature: Signature) -> None:
     """Runs the module on zeros of the signature's inputs, and compares what comes out."""
-    if any(tensor.datatype not in TORCH or -1 in tensor.shape[1:] for tensor in signature.inputs):
+    check_datatypes(signature)
+    if any(-1 in tensor.shape[1:] for tensor in signature.inputs):
         return
     zeros = [torch.zeros((ROWS, *tensor.shape[1:]), dtype=TORCH[tensor.datatype]) for tensor in signature.inputs]
     shapes = ", ".join(str(list(tensor.shape)) for tensor in signature.inputs)

@@ -31,8 +31,9 @@ class ProcessedModel:
     """Rows as clients send them in, rows as they get them out; like the `TorchModel` within."""
 
     def __init__(
-        self, module: TorchModel, recipe: Recipe, *, signature: Signature, alone: threading.Lock | None = None
+        self, module: TorchModel, recipe: Recipe, *, signature: Signature, alone: "threading.Lock | None" = None
     ) -> None:
+        """`alone` is held while a step of the recipe runs."""
         self.signature = signature
         self.device = module.device
         self.module = module

@@ -14,7 +14,6 @@ from modelmill.serve.errors import BadRequest
 from modelmill.serve.rows import Rows, check_shape
 from modelmill.signature import Signature, Tensor
 
-
 BYTES_A_TOKEN = 4
 """Of a text, about; what counts is that lengths compare."""
 

@@ -21,8 +21,8 @@ import torch
 from modelmill.datatypes import NUMPY
 from modelmill.serve.instances import Instances
 from modelmill.serve.model import TorchModel
-from modelmill.serve.placement import LIMIT_SECONDS
 from modelmill.serve.optimize.saturation import saturating_rows
+from modelmill.serve.placement import LIMIT_SECONDS
 from modelmill.serve.rows import Rows
 from modelmill.serve.shapes import Shapes
 from modelmill.signature import Signature

@@ -45,7 +45,7 @@ def test_outputs_come_back_by_name_as_arrays_of_their_own(server: Running, opene
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_every_datatype_passes_unchanged(opened: Opener, binary: bool) -> None:
-    names = [name for name in NUMPY if name != "BF16"]
+    names = [name for name in NUMPY if name not in ("BF16", "BYTES")]
     tensors = tuple(Tensor(name=name, datatype=name, shape=(-1, 2)) for name in names)
     sent = {name: np.array([[0, 1], [1, 0], [1, 1]]).astype(NUMPY[name]) for name in names}
     sent["FP64"] = np.array([[0.1, -1e300], [5e-324, 1.0], [2.0, 3.0]])

@@ -25,6 +25,7 @@ from modelmill.artifact.registry import Registry
 from modelmill.client import Client
 from modelmill.contract.servicefile import ServiceFile
 from modelmill.datatypes import Array
+from modelmill.recipe import RecipeError
 from modelmill.serve.loader import load
 from modelmill.serve.model import TorchModel
 from modelmill.serve.phases import Phases
@@ -157,7 +158,9 @@ def test_embeddings_of_texts_tell_their_tokens(server: Running) -> None:
     assert (status, "a text or a list of texts" in answer["error"]["message"]) == (400, True)
 
 
-TEXTS = st.lists(st.lists(st.sampled_from(["a", "bb", "ccc", "dädä"]), min_size=1, max_size=30).map(" ".join), min_size=1, max_size=6)
+TEXTS = st.lists(
+    st.lists(st.sampled_from(["a", "bb", "ccc", "dädä"]), min_size=1, max_size=30).map(" ".join), min_size=1, max_size=6
+)
 
 
 @given(requests=st.lists(TEXTS, min_size=1, max_size=12))
@@ -256,7 +259,7 @@ def test_a_step_that_breaks_its_promise_is_told(way: str) -> None:
         assert WRONG[way] in answer["error"]
 
 
-RECIPE = '''
+RECIPE = """
 import numpy as np
 from torch import nn
 from modelmill import Recipe, Signature, Tensor
@@ -277,7 +280,15 @@ class Named(Recipe):
 
     def postprocess(self, outputs):
         return {"class": np.array(["cat", "dog"], dtype=object)[outputs["y"].argmax(axis=1)]}
-'''
+"""
+
+
+def test_a_module_that_is_to_take_texts_itself_is_not_published(tmp_path: Path) -> None:
+    (tmp_path / "named.py").write_text(RECIPE.replace("shape=(-1, 3)", 'datatype="BYTES", shape=(-1, 3)'))
+    save_file({"weight": torch.zeros(2, 3)}, tmp_path / "w.safetensors")
+    source = Source(weights=tmp_path / "w.safetensors", recipe=tmp_path, entrypoint="named:Named")
+    with pytest.raises(RecipeError, match=r"signature\(\): 'x' is BYTES, which no module computes on; declare it in service_sig"):
+        import_model(Registry(url=f"file://{tmp_path}/registry", namespace="default"), "m", source=source, channel=None)
 
 
 def test_the_steps_are_published_with_the_model_and_served(tmp_path: Path) -> None:
@@ -291,7 +302,7 @@ def test_the_steps_are_published_with_the_model_and_served(tmp_path: Path) -> No
     assert published.manifest.service is not None
     with running(loader=load, registry=registry.url, digest=published.digest, version=1) as server:
         assert server.predict([[255, 0, 0], [0, 255, 0]]) == (200, {"predictions": ["cat", "dog"]})
-        status, described = server.ask("GET", "/v2/models/m")
+        described = server.ask("GET", "/v2/models/m")[1]
         assert described["outputs"] == [{"name": "class", "datatype": "BYTES", "shape": [-1]}]
 
 

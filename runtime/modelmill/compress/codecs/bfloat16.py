@@ -35,7 +35,7 @@ def check(data: torch.Tensor, *, name: str) -> None:
 def is_native() -> bool:
     """Whether the device that will compute has instructions for it."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
     return not CPU_FLAGS.isdisjoint(flags.split())

@@ -88,7 +88,9 @@ def is_encoder(signature: Signature) -> bool:
 
 
 def takes_texts(signature: Signature) -> bool:
-    return len(signature.inputs) == 1 and signature.inputs[0].datatype == "BYTES" and signature.inputs[0].shape in ((-1,), (-1, 1))
+    return (
+        len(signature.inputs) == 1 and signature.inputs[0].datatype == "BYTES" and signature.inputs[0].shape in ((-1,), (-1, 1))
+    )
 
 
 def _tokens(tensor: Tensor, given: Any) -> Sequence[Array]:
