@@ -54,8 +54,8 @@ def test_one_row_and_plain_numbers_do_too(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("text", "no tokenizer"),
-        (["text"], "no tokenizer"),
+        ("text", "takes token ids"),
+        (["text"], "takes token ids"),
         ([], "list of token ids"),
         ([[1], []], "row 1"),
         ([[1.5]], "row 0"),
