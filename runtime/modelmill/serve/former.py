@@ -58,7 +58,7 @@ class Policy:
     """Rows times padded length in one batch of more than one item, 0 = no limit."""
     overhead_elements: int = 32
     """What starting an execution costs, in the same measure."""
-    window: int = 32
+    window: int = 48
     """Among how many of the first items those of similar length are looked for."""
 
 

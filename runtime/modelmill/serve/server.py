@@ -121,7 +121,6 @@ class Server:
         self._executor.grow(warm.instances, prepare=partial(torch.set_num_threads, warm.threads))
         policy = Policy(
             max_rows=warm.rows,
-            max_elements=warm.elements,
             max_latency_seconds=service.batcher.max_latency_seconds,
             queue_limit=service.queue_limit,
             max_items=service.container_concurrency,

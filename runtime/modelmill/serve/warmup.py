@@ -13,7 +13,6 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -44,9 +43,8 @@ class Warm:
     seconds: float
     """Of a full batch."""
     rows: int
-    """In a batch beyond which more rows bring no more throughput, only latency; at most what was allowed."""
-    elements: int
-    """The same for rows that may be padded, rows times length; 0 where more always brought more."""
+    """In a batch beyond which more rows bring no more throughput, only latency; at most what was allowed. As many as were
+    allowed where rows may be padded: what is worth its padding is decided for each batch."""
     instances: int
     """Batches to run at once."""
     threads: int
@@ -61,6 +59,9 @@ def warm_up(model: TorchModel, *, max_rows: int, cpus: int, instances: int = 0) 
     first = _once(model, full)
     if model.device.type == "cpu" and cpus > 1:
         instances = _choose_threads(model, full, cpus=cpus, instances=instances)
+    ways = {"instances": max(1, instances), "threads": torch.get_num_threads()}
+    if Shapes(model.signature).checked(full.arrays).length:
+        return Warm(seconds=first, rows=max_rows, **ways)
     took: dict[int, float] = {}
 
     def seconds_of(count: int) -> float:
@@ -69,13 +70,8 @@ def warm_up(model: TorchModel, *, max_rows: int, cpus: int, instances: int = 0) 
 
     rows = saturating_rows(seconds_of, most=max_rows, rounds=3 if first < SLOW_SECONDS else 1)
     seconds = took[max_rows]
-    fields = partial(Warm, seconds=seconds, instances=max(1, instances), threads=torch.get_num_threads())
     log.info("a batch takes %.2f ms; throughput is full with %d of %d rows", seconds * 1e3, rows, max_rows)
-    length = Shapes(model.signature).checked(full.arrays).length
-    if length:
-        # Short rows were measured, long ones saturate with fewer: what counts is their product.
-        return fields(rows=max_rows, elements=rows * length if rows < max_rows else 0)
-    return fields(rows=rows, elements=0)
+    return Warm(seconds=seconds, rows=rows, **ways)
 
 
 def _choose_threads(model: TorchModel, rows: Rows, *, cpus: int, instances: int) -> int:
