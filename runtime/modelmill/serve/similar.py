@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-AGE = 0.5
-"""The first item's elements count by so much more than those of one beyond the last."""
+AGE, OLD = 0.5, 48
+"""The first item's elements count by so much more than those of one that has so many before it."""
 
 
 def most_work(items: Sequence[tuple[int, int]], *, max_rows: int, max_items: int, max_elements: int, overhead: int) -> list[int]:
@@ -26,7 +26,7 @@ def most_work(items: Sequence[tuple[int, int]], *, max_rows: int, max_items: int
     order = np.argsort(given[:, 1], kind="stable")
     at = int(np.flatnonzero(order == 0)[0])
     rows, lengths = given[order].T
-    ages = 1 + AGE * (1 - order / len(items))
+    ages = 1 + AGE * np.maximum(1 - order / OLD, 0)
     # Runs from `start` up to and without `stop`: one by columns, the other by lines.
     start, stop = np.arange(at + 1)[None, :], np.arange(at + 1, len(items) + 1)[:, None]
     before, worth = (np.concatenate(([0], np.cumsum(each))) for each in (rows, rows * lengths * ages))

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmill.serve.similar import AGE, most_work
+from modelmill.serve.similar import AGE, OLD, most_work
 
 ITEMS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 128)), min_size=1, max_size=40)
 
@@ -52,7 +52,7 @@ def test_the_first_is_always_in_the_bounds_hold_and_no_neighbourhood_does_more(
 
     def work(batch: list[int]) -> float:
         padded = sum(items[i][0] for i in batch) * max(items[i][1] for i in batch)
-        real = [items[i][0] * items[i][1] * (1 + AGE * (1 - i / len(items))) for i in batch]
+        real = [items[i][0] * items[i][1] * (1 + AGE * max(1 - i / OLD, 0)) for i in batch]
         return sum(real) / (overhead + padded)
 
     assert allowed(picked)
