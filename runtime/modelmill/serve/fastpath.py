@@ -64,6 +64,8 @@ class FastPath:
             raise ValueError("the native module is not there: the package was built without a compiler")
         if batcher.policy.max_items:
             raise ValueError("the number of requests in a batch is limited")
+        if 2 * sum(map(_elements, signature.inputs)) > MOST_BYTES:
+            raise ValueError("a row does not fit into a small message")
         self._door = door
         self._batcher = batcher
         self._signature = signature

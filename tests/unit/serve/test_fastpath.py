@@ -328,6 +328,18 @@ def test_models_without_a_fast_path_are_served(module: Callable[..., Any], signa
         assert fast(server) == 0
 
 
+def test_a_model_whose_rows_do_not_fit_into_a_small_message_is_served() -> None:
+    wide = Signature(inputs=(Tensor(name="x", shape=(-1, 10_000)),), outputs=(Tensor(name="y", shape=(-1,)),))
+    with running(lambda x: x.sum(dim=1), signature=wide) as server, client(server) as one:
+        for _ in range(3):
+            data = json.dumps(
+                {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 10_000], "data": [1] * 10_000}]}
+            ).encode()
+            one.send(post(PATH, data))
+            assert one.receive()[2]["outputs"][0]["data"] == [10_000.0]
+        assert fast(server) == 0
+
+
 def test_without_the_native_module_the_server_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelmill.serve.fastpath._fastpath", None)
     with running(double, signature=DOUBLE) as server, client(server) as one:
