@@ -55,7 +55,8 @@ async def serve() -> None:
         admin_port=0,
         grpc_port=0,
         queue_limit=64,
-        batcher=Batcher(max_batch_size=ROWS),
+        # Its capacity is known: one batch at a time.
+        batcher=Batcher(max_batch_size=ROWS, instances=1),
     )
     server = Server(service, load=load)
     await server.start(("127.0.0.1",))
