@@ -193,7 +193,8 @@ def test_the_smallest_resource_is_accepted_and_its_defaults_are_stored(plane: Co
     if resource["kind"] == "TrainingJob":
         assert (spec["publish"], spec["recovery"]["stallTimeout"]) == ({"channel": "stable"}, "5m")
     else:
-        assert (spec["variant"], spec["batcher"]) == ({"name": "dense"}, {"maxBatchSize": 32, "maxLatency": "5ms"})
+        assert spec["variant"] == {"name": "dense"}
+        assert spec["batcher"] == {"maxBatchSize": 32, "maxLatency": "5ms", "instances": 0}
 
 
 @pytest.mark.parametrize(("kind", "resource"), [("tj", FULL_JOB), ("msvc", FULL_SERVICE)])
