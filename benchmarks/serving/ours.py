@@ -9,8 +9,8 @@ NAME, INT8_NAME, BF16_NAME = "modelmill", "modelmill, int8", "modelmill, bf16"
 GRPC_PORT_OFFSET = 2
 """From the port of HTTP, as `modelmill.serve.local` has it."""
 INT8_MODEL, BF16_MODEL = "encoder-int8", "encoder-bf16"
-INT8_TOLERANCE = 0.1
-"""Of the largest value: rounding is what int8 weights are; the answers' likeness is the business of evaluation."""
+TOLERANCE = 0.1
+"""Of the largest value: rounded weights are meant to differ; the answers' likeness is the business of evaluation."""
 
 
 def _launch(model_of: Callable[[Site], str], *, wire: Wire | None = None) -> Callable[[Site], Launch]:
@@ -30,19 +30,11 @@ OURS = Peer(name=NAME, environment="", requirements=(), launch=_launch(lambda si
 OURS_IN_JSON = Peer(
     name=f"{NAME} in JSON", environment="", requirements=(), launch=_launch(lambda site: site.workload.name, wire=Wire.V2_JSON)
 )
-INT8 = Peer(
-    name=INT8_NAME,
-    environment="",
-    requirements=(),
-    launch=_launch(lambda site: INT8_MODEL),
-    tolerance=INT8_TOLERANCE,
-)
-BF16 = Peer(
-    name=BF16_NAME,
-    environment="",
-    requirements=(),
-    launch=_launch(lambda site: BF16_MODEL),
-    tolerance=INT8_TOLERANCE,
-)
-VARIANTS = {"encoder": (INT8, BF16)}
+
+
+def _variant(name: str, model: str) -> Peer:
+    return Peer(name=name, environment="", requirements=(), launch=_launch(lambda site: model), tolerance=TOLERANCE)
+
+
+VARIANTS = {"encoder": (_variant(INT8_NAME, INT8_MODEL), _variant(BF16_NAME, BF16_MODEL))}
 OWN = (NAME, INT8_NAME, BF16_NAME)

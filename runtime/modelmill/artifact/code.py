@@ -39,16 +39,11 @@ def collect(folder: Path) -> dict[str, Path]:
     return found
 
 
-def recipe(code: Code, *, folder: Path, hyperparameters: Mapping[str, Any]) -> "Recipe | None":
-    """The recipe; None of a program. `folder` holds the version's files."""
+def build(code: Code, *, folder: Path, hyperparameters: Mapping[str, Any]) -> "tuple[nn.Module, Recipe | None]":
+    """The module, ready to take weights, and the recipe it is from, which a program has not; `folder` holds the files."""
     if code.kind == PROGRAM:
-        return None
+        return program.build_module(program.load(folder / code.files[0])), None
     from modelmill.recipe.load import load_recipe
 
-    return load_recipe(folder / FOLDER if code.files else None, code.entrypoint or "", hyperparameters)
-
-
-def build_module(code: Code, *, folder: Path, hyperparameters: Mapping[str, Any]) -> "nn.Module":
-    """The module, ready to take weights."""
-    found = recipe(code, folder=folder, hyperparameters=hyperparameters)
-    return found.model() if found else program.build_module(program.load(folder / code.files[0]))
+    recipe = load_recipe(folder / FOLDER if code.files else None, code.entrypoint or "", hyperparameters)
+    return recipe.model(), recipe

@@ -29,13 +29,9 @@ class OpenedVersion:
     weights: Path
     """The variant's safetensors file."""
 
-    def build_module(self) -> "nn.Module":
-        """The module without the variant's weights: `modelmill.compress.apply.load_variant` puts them in."""
-        return code.build_module(self.manifest.code, folder=self.folder, hyperparameters=self.manifest.hyperparameters)
-
-    def recipe(self) -> "Recipe | None":
-        """What the version was made with; None of an exported program."""
-        return code.recipe(self.manifest.code, folder=self.folder, hyperparameters=self.manifest.hyperparameters)
+    def build(self) -> "tuple[nn.Module, Recipe | None]":
+        """The module without the variant's weights, which `modelmill.compress.apply.load_variant` puts in, and its recipe."""
+        return code.build(self.manifest.code, folder=self.folder, hyperparameters=self.manifest.hyperparameters)
 
 
 def open_version(

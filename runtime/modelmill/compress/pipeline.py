@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelmill.compress.codecs import bfloat16, dense, uniform
+from modelmill.compress.codecs import bfloat16, uniform
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.plan import Plan
 from modelmill.compress.prune import threshold
@@ -30,27 +30,30 @@ class Compressed:
 
 def compress(module: nn.Module, plan: Plan) -> Compressed:
     state = tensors_of(module)
-    if not plan.thresholds and plan.codec == dense.NAME:
-        return Compressed(weights={n: dense_weight(t) for n, t in state.items()}, changed=(), kept={}, sparsity=0.0)
-    if plan.codec == bfloat16.NAME and not plan.thresholds:
-        return _rounded({name: dense_weight(tensor) for name, tensor in state.items()})
+    made = Compressed(weights={name: dense_weight(tensor) for name, tensor in state.items()}, changed=(), kept={}, sparsity=0.0)
+    if plan.thresholds or plan.codec == uniform.NAME:
+        made = _layers(module, state, plan, untouched=made.weights)
+    return _rounded(made) if plan.codec == bfloat16.NAME else made
+
+
+def _layers(module: nn.Module, state: dict[str, torch.Tensor], plan: Plan, *, untouched: dict[str, Weight]) -> Compressed:
+    """The weights of those layers that have a compressed form."""
     selection = select(module)
     if not selection.layers:
         raise CompressionError(f"the model has no weight that can be compressed: {_reasons(selection.kept)}")
-    weights = {name: dense_weight(tensor) for name, tensor in state.items()}
-    weights |= {name: _apply(state[name], plan, name=name) for name in selection.layers}
+    weights = untouched | {name: _apply(state[name], plan, name=name) for name in selection.layers}
     changed = tuple(sorted(selection.layers))
     zeros = sum(int((weights[name].data == 0).sum()) for name in changed)
     total = sum(weights[name].data.numel() for name in changed)
-    made = Compressed(weights=weights, changed=changed, kept=selection.kept, sparsity=zeros / max(1, total))
-    return replace(_rounded(weights), sparsity=made.sparsity) if plan.codec == bfloat16.NAME else made
+    return Compressed(weights=weights, changed=changed, kept=selection.kept, sparsity=zeros / max(1, total))
 
 
-def _rounded(weights: dict[str, Weight]) -> Compressed:
+def _rounded(made: Compressed) -> Compressed:
     """Every tensor of floating point in bfloat16: a module computes in one precision."""
-    floats = tuple(sorted(name for name, weight in weights.items() if weight.data.is_floating_point()))
-    made = {name: Weight(codec=bfloat16.NAME, data=bfloat16.encode(weights[name].data, name=name)) for name in floats}
-    return Compressed(weights=weights | made, changed=floats, kept={}, sparsity=0.0)
+    floats = tuple(sorted(name for name, weight in made.weights.items() if weight.data.is_floating_point()))
+    data = {name: bfloat16.encode(made.weights[name].data, name=name) for name in floats}
+    weights = made.weights | {name: Weight(codec=bfloat16.NAME, data=data[name]) for name in floats}
+    return replace(made, weights=weights, changed=floats, kept={})
 
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -15,10 +15,8 @@ IO, NETWORK = Path("/proc/self/io"), Path("/proc/self/net/dev")
 
 
 class Resources(Collector):
-    def __init__(self, prefix: str, *, registry: CollectorRegistry, io: Path = IO, network: Path = NETWORK) -> None:
+    def __init__(self, prefix: str, *, registry: CollectorRegistry) -> None:
         self._prefix = prefix
-        self._io = io
-        self._network = network
         registry.register(self)
 
     def describe(self) -> Iterable[Metric]:
@@ -32,7 +30,7 @@ class Resources(Collector):
         network = CounterMetricFamily(
             f"{self._prefix}_network_bytes", "Bytes through the pod's interfaces but the loopback", labels=("way",)
         )
-        for family, found in ((disk, _disk(self._io)), (network, _through(self._network))):
+        for family, found in ((disk, _disk(IO)), (network, _through(NETWORK))):
             for way, size in found.items():
                 family.add_metric((way,), size)
             yield family

@@ -146,8 +146,7 @@ class Batcher:
         """
         if not self._idle or not self._placement.short:
             return 0
-        if self._turn is None:
-            self._turn = self._loop.call_soon(self._next)
+        self._wake()
         return self._former.policy.queue_limit - len(self._former)
 
     def submit(self, rows: Rows, *, options: Options = DEFAULT, done: Done, requests: int = 1) -> Call:

@@ -24,7 +24,9 @@ from modelmill.observe.metrics import SECONDS
 from modelmill.serve import encoding
 from modelmill.serve.batcher import Batcher
 from modelmill.serve.errors import BadRequest, ModelFailed, Refusal
+from modelmill.serve.heads import UNLIKE
 from modelmill.serve.http import Request, Response
+from modelmill.serve.protocols import oip_binary
 from modelmill.serve.rows import Rows
 from modelmill.signature import Signature, Tensor
 
@@ -41,9 +43,7 @@ MOST_BYTES = 16 << 10
 """Of a message: larger ones do not arrive in one piece."""
 NUMBER_BYTES = 26
 """The longest number and a comma."""
-UNUSUAL = frozenset(
-    {"transfer-encoding", "expect", "upgrade", "content-encoding", "inference-header-content-length"},
-)
+UNUSUAL = UNLIKE | {"upgrade", "content-encoding", oip_binary.FIELD}
 """Header fields that make something else of a request."""
 PROTOCOL = "v2"
 

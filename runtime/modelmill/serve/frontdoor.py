@@ -82,11 +82,13 @@ class FrontDoor:
         return future
 
     def count(self, request: Request, response: Response, *, protocol: str, began: float) -> None:
-        seconds = time.perf_counter() - began
-        received, sent = len(request.body), response.length
+        self._account(request.method, request.path, response, protocol=protocol, began=began, received=len(request.body))
+
+    def _account(self, method: str, path: str, response: Response, *, protocol: str, began: float, received: int) -> None:
+        seconds, sent = time.perf_counter() - began, response.length
         self._metrics.answered(protocol, response.status, seconds, received, sent)
         if self._access.due(response.status, began):
-            self._access.write(request.method, request.path, response.status, seconds=seconds, received=received, sent=sent)
+            self._access.write(method, path, response.status, seconds=seconds, received=received, sent=sent)
 
     # --- for the fast path, whose requests do not pass here
 
@@ -109,10 +111,7 @@ class FrontDoor:
 
     def refuse(self, error: Exception, *, protocol: str, path: str, began: float, received: int) -> Response:
         response = refused(error, protocol)
-        seconds = time.perf_counter() - began
-        self._metrics.answered(protocol, response.status, seconds, received, response.length)
-        if self._access.due(response.status, began):
-            self._access.write("POST", path, response.status, seconds=seconds, received=received, sent=response.length)
+        self._account("POST", path, response, protocol=protocol, began=began, received=received)
         return response
 
     # --- for the listener

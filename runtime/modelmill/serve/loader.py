@@ -41,7 +41,7 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
     with phases.timed("load"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         with blank_weights():
-            module = opened.build_module()
+            module, recipe = opened.build()
         module = load_variant(module, opened.weights).to(device)
         model = TorchModel(module, signature=opened.manifest.signature, device=device)
     with phases.timed("optimize"):
@@ -52,7 +52,7 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
         torch.set_num_threads(usable_cpus())
         example = tuple(model.tensors(zeros(model.signature, count=2)))
         model = TorchModel(optimize(module, example=example).module, signature=model.signature, device=device)
-    clients, recipe = opened.manifest.service, opened.recipe()
+    clients = opened.manifest.service
     if clients is None or recipe is None:
         return model
     from modelmill.serve.processing import ProcessedModel

@@ -15,6 +15,7 @@ from modelmill.datatypes import NUMPY, Array
 from modelmill.recipe import Recipe
 from modelmill.serve.errors import BadRequest
 from modelmill.serve.model import TorchModel, WrongOutput
+from modelmill.serve.protocols.embeddings import is_encoder, takes_texts
 from modelmill.serve.rows import TOKENS, Rows
 from modelmill.serve.shapes import Shapes
 from modelmill.serve.warmup import zeros
@@ -40,7 +41,7 @@ class ProcessedModel:
         self._recipe = recipe
         self._alone = alone or threading.Lock()
         self._shapes = Shapes(module.signature)
-        self._encoder = len(module.signature.inputs) <= 2 and all(tensor.pad is not None for tensor in module.signature.inputs)
+        self._encoder = takes_texts(signature) and is_encoder(module.signature)
 
     def __call__(self, rows: Rows) -> Rows:
         # As recipes are promised: whoever writes one need not think of threads.

@@ -8,7 +8,7 @@
 
 namespace modelmill {
 
-enum class Kind { none, fp32, fp64, i8, i16, i32, i64, u8, u16, u32, u64 };
+enum class Kind { fp32, fp64, i8, i16, i32, i64, u8, u16, u32, u64 };
 
 struct Datatype {
     std::string_view name;

@@ -13,15 +13,11 @@
 namespace modelmill {
 namespace {
 
-struct Meaning {
-    std::string path;
-};
-
 struct GateContent {
     std::shared_ptr<const Plan> plan;
     std::unique_ptr<View> scratch;
     Ref opened;
-    Heads<Meaning> heads;
+    Heads heads;
     Ref open;  // the batch that is being filled
     std::vector<Ref> full;
     long room = 0;  // how many more requests may wait
@@ -91,8 +87,8 @@ PyObject* gate_take(PyObject* self, PyObject* const* arguments, Py_ssize_t count
     Head head;
     if (message.size() > gate.plan->message_bytes || !take_apart(message, head) || head.size + head.length != message.size())
         Py_RETURN_NONE;
-    const Meaning* meaning = gate.heads.find(head);
-    if (!meaning) Py_RETURN_NONE;
+    const std::string* path = gate.heads.find(head);
+    if (!path) Py_RETURN_NONE;
     const double began = now();
     Found found;
     if (!read_body(gate, message.substr(head.size), found)) {
@@ -109,7 +105,7 @@ PyObject* gate_take(PyObject* self, PyObject* const* arguments, Py_ssize_t count
     slot.rows = found.rows;
     slot.received = head.length;
     slot.id = found.id;
-    if (batch.slots.empty()) batch.path = meaning->path;
+    if (batch.slots.empty()) batch.path = *path;
     batch.rows += found.rows;
     batch.slots.push_back(Ref::to(made.get()));
     if (batch.rows == gate.plan->rows) gate.full.push_back(std::move(gate.open));
@@ -135,7 +131,7 @@ PyObject* gate_learn(PyObject* self, PyObject* arguments) {
     Py_ssize_t size;
     if (!PyArg_ParseTuple(arguments, "y#s", &message, &size, &path)) return nullptr;
     Head head;
-    if (take_apart({message, static_cast<std::size_t>(size)}, head)) Gate::of(self).heads.learn(head, Meaning{path});
+    if (take_apart({message, static_cast<std::size_t>(size)}, head)) Gate::of(self).heads.learn(head, path);
     Py_RETURN_NONE;
 }
 

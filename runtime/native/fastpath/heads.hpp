@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace modelmill {
@@ -62,21 +63,21 @@ inline bool same(std::string_view one, std::string_view other) {
     return difference == 0;
 }
 
-template <typename Meaning>
+// Each with the path that it asks.
 class Heads {
 public:
-    const Meaning* find(const Head& head) const {
-        const Meaning* found = nullptr;
+    const std::string* find(const Head& head) const {
+        const std::string* found = nullptr;
         for (const auto& known : known_)
-            if (same(known.before, head.before) && same(known.after, head.after)) found = &known.meaning;
+            if (same(known.before, head.before) && same(known.after, head.after)) found = &known.path;
         return found;
     }
 
-    void learn(const Head& head, Meaning meaning) {
+    void learn(const Head& head, std::string path) {
         if (find(head)) return;
         // Clients choose them: where there are more, all are forgotten and learnt anew.
         if (known_.size() >= MOST) known_.clear();
-        known_.push_back({std::string(head.before), std::string(head.after), std::move(meaning)});
+        known_.push_back({std::string(head.before), std::string(head.after), std::move(path)});
     }
 
     void clear() { known_.clear(); }
@@ -84,8 +85,7 @@ public:
 private:
     static constexpr std::size_t MOST = 16;
     struct Known {
-        std::string before, after;
-        Meaning meaning;
+        std::string before, after, path;
     };
     std::vector<Known> known_;
 };

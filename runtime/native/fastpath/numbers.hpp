@@ -70,11 +70,22 @@ inline bool scan(Cursor& cursor, Decimal& number) {
 inline constexpr double POWERS[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                     1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
 
-// False too for what lies beyond a double's range, and for whole numbers that may be beyond 64 bits.
+// Whether an integer holds the text of a whole number.
+template <typename Integer>
+bool holds(const char* start, const char* stop) {
+    Integer value;
+    const auto [end, error] = std::from_chars(start, stop, value);
+    return error == std::errc{} && end == stop;
+}
+
+// False too for what lies beyond a double's range, and for whole numbers beyond 64 bits, as in the slow path.
 inline bool read(Cursor& cursor, double& value) {
     const char* start = cursor.at;
     Decimal number;
-    if (!scan(cursor, number) || (number.whole && number.digits >= 1'000'000'000'000'000'000u)) return false;
+    if (!scan(cursor, number)) return false;
+    if (number.whole && number.digits >= 1'000'000'000'000'000'000u &&
+        !(number.negative ? holds<std::int64_t>(start, cursor.at) : holds<std::uint64_t>(start, cursor.at)))
+        return false;
     // Both exact in a double, so that one operation rounds correctly (Clinger, "How to read floating point numbers accurately").
     if (number.exact && number.digits <= (1ull << 53) && number.power >= -22 && number.power <= 22) {
         const double digits = static_cast<double>(number.digits);

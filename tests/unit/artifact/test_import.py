@@ -87,7 +87,7 @@ def test_weights_with_a_recipe_become_a_version_that_computes_the_same(
     assert [file.path for file in committed.manifest.files] == ["code/recipe.py", "dense.safetensors"]
     assert registry.require_channel("tiny", "stable").version == 1
     version = opened(registry, committed, tmp_path / "into")
-    module = load_variant(version.build_module(), version.weights)
+    module = load_variant(version.build()[0], version.weights)
     rows = torch.randn(3, 4)
     expected = nn.functional.linear(rows, state["weight"].float(), state["bias"].float())
     torch.testing.assert_close(module(rows), expected)
@@ -103,7 +103,7 @@ def test_a_program_becomes_a_version_that_computes_the_same(
     assert [(t.name, t.datatype, t.shape) for t in signature.inputs] == [("image", "FP32", (-1, 4))]
     assert [(t.name, t.datatype, t.shape) for t in signature.outputs] == [("output", "FP32", (-1, 2))]
     version = opened(registry, committed, tmp_path / "into")
-    module = load_variant(version.build_module(), version.weights)
+    module = load_variant(version.build()[0], version.weights)
     for count in (1, 5):
         rows = torch.randn(count, 4)
         torch.testing.assert_close(module(rows), original(rows))

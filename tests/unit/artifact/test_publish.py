@@ -189,7 +189,7 @@ def test_an_opened_version_rebuilds_its_module_from_checked_files(tmp_path: Path
     result = publish.run(job)
     assert result.published is not None
     opened = open_it(job, result.published.digest, tmp_path / "into")
-    module = opened.build_module()
+    module = opened.build()[0]
     assert type(module).__name__ == "Linear"
     assert opened.weights.read_bytes() == b"d" * 5000
     with pytest.raises(VariantNotFound, match="has no variant 'int4'; it has dense, int8"):

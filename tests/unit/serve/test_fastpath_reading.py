@@ -206,6 +206,15 @@ def test_what_an_integer_cannot_hold_is_left(datatype: str, value: float) -> Non
     assert reading.body(body(tensor(datatype=datatype, shape=[1, 1], data=[value]))) is None
 
 
+@pytest.mark.parametrize(
+    ("number", "taken"),
+    [(10**18, True), (2**64 - 1, True), (2**64, False), (-(2**63), True), (-(2**63) - 1, False), (10**30, False)],
+)
+def test_whole_numbers_are_taken_as_far_as_64_bits_hold_them(number: int, taken: bool) -> None:
+    reading = Reading(FIXED)
+    assert (reading.body(body(tensor(data=[number, 0, 1]))) is not None) == taken
+
+
 @pytest.mark.parametrize(("datatype", "shape"), [("BOOL", (-1, 1)), ("FP16", (-1, 1)), ("BYTES", (-1, 1)), ("FP32", (-1, -1))])
 def test_there_is_no_gate_for_other_datatypes_and_free_shapes(datatype: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"no fast path|sizes must be known"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from modelmill.observe.resources import Resources
+from modelmill.observe import resources
 from tests.unit.serve.support import running
 
 IO = "rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 4096\nwrite_bytes: 8192\ncancelled_write_bytes: 0\n"
@@ -22,14 +22,17 @@ NETWORK = """Inter-|   Receive                                                | 
 Values = Callable[..., float | None]
 
 
-def values(folder: Path) -> Values:
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Values:
+    """Values of metrics, from files in `tmp_path` instead of the kernel's."""
+    monkeypatch.setattr(resources, "IO", tmp_path / "io")
+    monkeypatch.setattr(resources, "NETWORK", tmp_path / "dev")
     registry = CollectorRegistry()
-    Resources("x", registry=registry, io=folder / "io", network=folder / "dev")
+    resources.Resources("x", registry=registry)
     return lambda name, **labels: registry.get_sample_value(f"x_{name}", labels)
 
 
-def test_disk_and_network_are_read_when_somebody_asks(tmp_path: Path) -> None:
-    found = values(tmp_path)
+def test_disk_and_network_are_read_when_somebody_asks(tmp_path: Path, found: Values) -> None:
     assert found("disk_bytes_total", way="read") is None
     (tmp_path / "io").write_text(IO)
     (tmp_path / "dev").write_text(NETWORK)
@@ -43,13 +46,12 @@ def no_nvml(index: int) -> Any:
 
 @pytest.mark.parametrize(("utilization", "share"), [(lambda index: 42, 0.42), (no_nvml, None)])
 def test_a_device_tells_its_memory_and_how_busy_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utilization: Callable[[int], Any], share: float | None
+    found: Values, monkeypatch: pytest.MonkeyPatch, utilization: Callable[[int], Any], share: float | None
 ) -> None:
     cuda = SimpleNamespace(
         is_available=lambda: True, device_count=lambda: 1, mem_get_info=lambda index: (30, 100), utilization=utilization
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    found = values(tmp_path)
     assert found("device_memory_bytes", device="0", kind="used") == 70
     assert found("device_memory_bytes", device="0", kind="total") == 100
     assert found("device_utilization", device="0") == share

@@ -1,7 +1,7 @@
 """bfloat16 throughout: every tensor of floating point, rounded to the nearest (ties to even), half the bytes.
 
 The module then computes in bfloat16 where the device has instructions for it (AVX512-BF16, AMX, NVIDIA's since Ampere).
-Elsewhere it computes in float32 on the rounded weights: emulated arithmetic is many times slower, and no more precise.
+Elsewhere it computes in float32 on the rounded weights: emulated arithmetic took nine times as long (docs/compression.md).
 Its inputs and outputs stay what the signature says.
 """
 
