@@ -1,47 +1,39 @@
-"""Layers that compute on int8 codes. They stand in for `nn.Linear` and `nn.Conv2d` when a variant is loaded.
+"""Layers with a compressed weight. They stand in for `nn.Linear` and `nn.Conv2d` when a variant is loaded.
 
-`replacement(layer)` tells whether a layer can be replaced at all. Only exact types are: a subclass may use its weight
+`refusal(layer)` tells whether a layer can be replaced at all. Only exact types are: a subclass may use its weight
 in ways that nobody here knows.
 """
 
 import torch
 from torch import nn
 
-from modelmill.compress import kernels
+from modelmill.compress.weight import CompressedWeight, Geometry
 
 
-class _Quantised(nn.Module):
-    """Codes [N, ...], scales [N] and bias; for inference only."""
+class _Compressed(nn.Module):
+    """For inference only."""
 
-    weight: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: CompressedWeight, bias: torch.Tensor | None) -> None:
         super().__init__()
-        self.register_buffer("weight", codes)
-        self.register_buffer("scale", scale.reshape(-1))
+        self.weight = weight
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
-    def extra_repr(self) -> str:
-        return f"{list(self.weight.shape)}, int8, bias={self.bias is not None}"
 
-
-class QuantLinear(_Quantised):
+class CompressedLinear(_Compressed):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dim() == 2:
-            return kernels.int8_linear(x, self.weight, self.scale, self.bias)
+            return self.weight.linear(x, self.bias)
         outputs, inputs = self.weight.shape
-        return kernels.int8_linear(x.reshape(-1, inputs), self.weight, self.scale, self.bias).view(*x.shape[:-1], outputs)
+        return self.weight.linear(x.reshape(-1, inputs), self.bias).view(*x.shape[:-1], outputs)
 
 
-class QuantConv2d(_Quantised):
-    def __init__(self, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, *, like: nn.Conv2d) -> None:
-        super().__init__(codes, scale, bias)
-        self.stride, self.padding, self.dilation = like.stride, like.padding, like.dilation
+class CompressedConv2d(_Compressed):
+    def __init__(self, weight: CompressedWeight, bias: torch.Tensor | None, *, geometry: Geometry) -> None:
+        super().__init__(weight, bias)
+        self.geometry = geometry
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weights = (self.weight, self.scale, self.bias)
-        return kernels.tiled_conv2d(x, *weights, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        return self.weight.conv2d(x, self.bias, self.geometry)
 
 
 def refusal(layer: nn.Module) -> str | None:
@@ -57,9 +49,10 @@ def refusal(layer: nn.Module) -> str | None:
     return None
 
 
-def replace(layer: nn.Module, *, codes: torch.Tensor, scale: torch.Tensor) -> nn.Module:
-    """The layer on codes, with the same bias. The layer must be one without `refusal`."""
+def replace(layer: nn.Module, weight: CompressedWeight) -> nn.Module:
+    """The layer with this weight, and the same bias. The layer must be one without `refusal`."""
     if isinstance(layer, nn.Conv2d):
-        return QuantConv2d(codes, scale, layer.bias, like=layer)
+        geometry = Geometry(stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
+        return CompressedConv2d(weight, layer.bias, geometry=geometry)
     assert isinstance(layer, nn.Linear)
-    return QuantLinear(codes, scale, layer.bias)
+    return CompressedLinear(weight, layer.bias)

@@ -1,74 +1,87 @@
 """The weights file of a variant: a safetensors file whose metadata says how each weight is stored.
 
-    __metadata__["modelmill"] = {"format": 1, "tensors": {
-        "fc.weight": {"codec": "uniform-int8", "bits": 8, "scale": "fc.weight_scale"},
+    __metadata__["modelmill"] = {"format": 2, "structure": [...], "tensors": {
+        "fc.weight": {"codec": "codes", "grid": "Uniform", "bits": 8, "shape": [10, 64]},
         "fc.bias":   {"codec": "dense"}, ...}}
 
-Names are those of the module's state dict; what a codec stores besides (scales) is named by its descriptor. A plain
-safetensors file, without this metadata, is read as dense throughout, so models from elsewhere need no conversion.
+Names are those of the module's state dict; what a codec stores besides is beside it: `fc.weight_scale`. `structure` lists the
+edits that make the recipe's module one with these shapes, if there are any (`structure.py`). A plain safetensors file,
+without this metadata, is read as dense throughout, so models from elsewhere need no conversion.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from modelmill.compress import container
-from modelmill.compress.codecs import bfloat16, dense, uniform
+from modelmill.compress.codecs import bfloat16, dense
+from modelmill.compress.codecs.coded import CodedWeight
 from modelmill.compress.errors import BadArtifact
+from modelmill.compress.weight import CompressedWeight
 
 METADATA_KEY = "modelmill"
-FORMAT = 1
+FORMAT = 2
+CODECS: dict[str, type[CompressedWeight]] = {CodedWeight.codec: CodedWeight}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weight:
-    """One weight as stored: `data` are its values, or its codes with a `scale`."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plain:
+    """A tensor as it is: dense, or rounded to bfloat16."""
 
-    codec: str
     data: torch.Tensor
-    scale: torch.Tensor | None = None
+    codec: str = dense.NAME
 
 
-def dense_weight(data: torch.Tensor) -> Weight:
-    return Weight(codec=dense.NAME, data=data)
+Weight = Plain | CompressedWeight
 
 
-def write_weights(path: Path, weights: Mapping[str, Weight]) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Weights:
+    tensors: dict[str, Weight]
+    structure: Sequence[dict[str, Any]] = ()
+    """Edits of the recipe's module, as JSON."""
+
+
+def write_weights(path: Path, weights: Mapping[str, Weight], *, structure: Sequence[dict[str, Any]] = ()) -> int:
     """Writes the file and returns its size."""
     tensors: dict[str, torch.Tensor] = {}
     descriptors: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
-        tensors[name] = weight.data
-        descriptors[name] = {"codec": weight.codec}
-        if weight.scale is not None:
-            if scale_name(name) in weights:
-                raise BadArtifact(f"tensor {scale_name(name)!r}: the scales of {name!r} need this name; rename it in the recipe")
-            tensors[scale_name(name)] = weight.scale
-            descriptors[name] |= {"bits": uniform.BITS, "scale": scale_name(name)}
-    text = json.dumps({"format": FORMAT, "tensors": descriptors}, separators=(",", ":"), sort_keys=True)
-    return container.write(path, tensors, metadata={METADATA_KEY: text})
+        if isinstance(weight, Plain):
+            parts, described = {"": weight.data}, {"codec": weight.codec}
+        else:
+            parts, described = weight.tensors(), {"codec": weight.codec, **weight.descriptor()}
+        for end, tensor in parts.items():
+            if end and part_name(name, end) in weights:
+                raise BadArtifact(f"tensor {part_name(name, end)!r}: {name!r} needs this name for itself; rename it in the recipe")
+            tensors[part_name(name, end)] = tensor
+        descriptors[name] = described
+    text = {"format": FORMAT, "tensors": descriptors} | ({"structure": list(structure)} if structure else {})
+    return container.write(path, tensors, metadata={METADATA_KEY: json.dumps(text, separators=(",", ":"), sort_keys=True)})
 
 
-def scale_name(name: str) -> str:
-    return f"{name}_scale"
+def part_name(name: str, end: str) -> str:
+    return f"{name}_{end}" if end else name
 
 
-def read_weights(path: Path) -> dict[str, Weight]:
+def read_weights(path: Path) -> Weights:
     """Every weight of the file by its name; data stay in the file until they are used."""
     tensors, metadata = container.read(path)
     if METADATA_KEY not in metadata:
-        return {name: dense_weight(tensor) for name, tensor in tensors.items()}
-    weights = {name: _weight(name, raw, tensors) for name, raw in _descriptors(path, metadata[METADATA_KEY]).items()}
+        return Weights(tensors={name: Plain(data=tensor) for name, tensor in tensors.items()})
+    described = _described(path, metadata[METADATA_KEY])
+    weights = {name: _weight(name, raw, tensors) for name, raw in described["tensors"].items()}
     if tensors:
         raise BadArtifact(f"tensor {min(tensors)!r}: stored, but no descriptor speaks of it")
-    return weights
+    return Weights(tensors=weights, structure=described.get("structure", ()))
 
 
-def _descriptors(path: Path, text: str) -> dict[str, Any]:
+def _described(path: Path, text: str) -> dict[str, Any]:
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -78,31 +91,30 @@ def _descriptors(path: Path, text: str) -> dict[str, Any]:
         raise BadArtifact(f"{path.name}: format {found!r} is not known, only {FORMAT}; use the release that wrote it")
     if not isinstance(raw.get("tensors"), dict):
         raise BadArtifact(f"{path.name}: the metadata {METADATA_KEY!r} must hold an object 'tensors'")
-    descriptors: dict[str, Any] = raw["tensors"]
-    return descriptors
+    structure = raw.get("structure", [])
+    if not isinstance(structure, list) or not all(isinstance(edit, dict) for edit in structure):
+        raise BadArtifact(f"{path.name}: the metadata {METADATA_KEY!r} must hold a list of objects 'structure', or none")
+    described: dict[str, Any] = raw
+    return described
 
 
 def _weight(name: str, raw: Any, tensors: dict[str, torch.Tensor]) -> Weight:
     codec = raw.get("codec") if isinstance(raw, dict) else None
     if codec == dense.NAME:
-        return dense_weight(_take(name, tensors))
+        return Plain(data=_take(tensors, name, ""))
     if codec == bfloat16.NAME:
-        data = _take(name, tensors)
+        data = _take(tensors, name, "")
         bfloat16.check(data, name=name)
-        return Weight(codec=codec, data=data)
-    if codec != uniform.NAME:
-        known = ", ".join((dense.NAME, bfloat16.NAME, uniform.NAME))
+        return Plain(codec=codec, data=data)
+    if codec not in CODECS:
+        known = ", ".join((dense.NAME, bfloat16.NAME, *CODECS))
         raise BadArtifact(f"tensor {name!r}: codec {codec!r} is not known; use one of {known}")
-    if raw.get("bits") != uniform.BITS:
-        raise BadArtifact(f"tensor {name!r}: bits {raw.get('bits')!r} must be {uniform.BITS}")
-    if raw.get("scale") != scale_name(name):
-        raise BadArtifact(f"tensor {name!r}: scale {raw.get('scale')!r} must be {scale_name(name)!r}")
-    data, scale = _take(name, tensors), _take(scale_name(name), tensors)
-    uniform.check(data, scale, name=name)
-    return Weight(codec=codec, data=data, scale=scale)
+    descriptor = {key: value for key, value in raw.items() if key != "codec"}
+    return CODECS[codec].read(name, descriptor, partial(_take, tensors, name))
 
 
-def _take(name: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    if name not in tensors:
-        raise BadArtifact(f"tensor {name!r}: has a descriptor, but is not stored")
-    return tensors.pop(name)
+def _take(tensors: dict[str, torch.Tensor], name: str, end: str) -> torch.Tensor:
+    stored = part_name(name, end)
+    if stored not in tensors:
+        raise BadArtifact(f"tensor {stored!r}: has a descriptor, but is not stored")
+    return tensors.pop(stored)

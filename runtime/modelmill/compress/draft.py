@@ -1,0 +1,65 @@
+"""What the steps of a variant work on, one after the other: a module in floats, and what is to become of its weights.
+
+Nothing is rounded before the end: masks outlive later training, and grids are applied when the file is made.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+from modelmill.compress.grids.grid import Grid
+from modelmill.compress.structure import Edit
+from modelmill.recipe.base import Recipe
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Pattern = Literal["Unstructured", "16x1", "4x1", "2:4"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mask:
+    kept: torch.Tensor
+    """bool, the weight's shape; a weight that is not kept is 0 from now on."""
+    pattern: Pattern = "Unstructured"
+
+
+@dataclass(slots=True, kw_only=True)
+class Draft:
+    module: nn.Module
+    structure: tuple[Edit, ...] = ()
+    """What was done to the recipe's module to get this one's shapes."""
+    masks: dict[str, Mask] = field(default_factory=dict)
+    """By the name of the weight."""
+    grids: dict[str, Grid] = field(default_factory=dict)
+    activation_scales: dict[str, float] = field(default_factory=dict)
+    """By the name of the weight: chosen by calibration; else each row has its own, found when it comes."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the log should know, such as what a step could not do."""
+
+
+class Material(Protocol):
+    """The job's data, as steps want it."""
+
+    def batches(self, *, epoch: int, batch_size: int) -> Iterable[Batch]:
+        """The training rows in the order of this epoch, augmented."""
+        ...
+
+    def calibration(self, *, rows: int) -> list[Batch]:
+        """The first rows of the training data, not augmented, in batches of at most 32."""
+        ...
+
+    def rows(self) -> int:
+        """How many there are to train on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    recipe: Recipe
+    material: Material
+    teacher: nn.Module
+    """The trained dense model, to learn from; not to be changed."""
+    seed: int = 0
+    say: Callable[[str], None] = print

@@ -1,0 +1,93 @@
+"""A compressed weight: a module that holds what the file holds, and multiplies by it as it is.
+
+Subclasses are codecs. A codec must say how it is stored and give any of its rows as floats; with that alone it is computed
+on a tile of output channels at a time, on any device. What has kernels of its own overrides the products.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from modelmill.compress.codes import inputs_of, weight_of
+
+TILE_ELEMENTS = 1 << 18
+WHOLE_ELEMENTS = 1 << 12
+"""A weight of up to 16 KiB as floats is one tile: activations are larger anyway."""
+
+Take = Callable[[str], torch.Tensor]
+"""Gives the stored tensor whose name ends in this (the weight's own for the empty string); refuses what is not there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """Of a convolution without groups whose padding is zeros."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+
+
+class CompressedWeight(nn.Module):
+    """The weight [N, ...] of a linear layer or a convolution; for inference only."""
+
+    codec: ClassVar[str]
+    shape: tuple[int, ...]
+    """Of the dense weight."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, name: str, descriptor: dict[str, Any], take: Take) -> Self:
+        """From a file that nobody trusts: raises BadArtifact with the tensor's name for anything that does not fit together."""
+
+    @abstractmethod
+    def descriptor(self) -> dict[str, Any]:
+        """What `read` gets back, besides the codec's name: JSON."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What is stored, by the end of its name: "" for the weight's own, "scale" for `<weight>_scale`."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """float32 [stop - start, K], channels last."""
+
+    @abstractmethod
+    def rescale(self, factor: torch.Tensor) -> None:
+        """Multiplies output channel n by factor [N] (such as a batch norm's), in scales where there are any."""
+
+    def decode(self) -> torch.Tensor:
+        return weight_of(self.rows(0, self.shape[0]), self.shape)
+
+    def prepare(self) -> None:
+        """Called once when the weight is loaded, to put it into the order that a kernel of this machine reads."""
+
+    def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """x [M, K] times the weight transposed, plus bias [N]."""
+        product = x.new_empty(x.shape[0], self.shape[0])
+        for start, stop in self._tiles():
+            torch.mm(x, self.rows(start, stop).to(x.dtype).t(), out=product[:, start:stop])
+        return product if bias is None else product.add_(bias)
+
+    def conv2d(self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
+        """Convolution of x [B, C, H, W] or [C, H, W], plus bias [N]."""
+        settings = (geometry.stride, geometry.padding, geometry.dilation)
+        tiles = (weight_of(self.rows(*tile).to(x.dtype), self.shape) for tile in self._tiles())
+        parts = [functional.conv2d(x, tile, None, *settings) for tile in tiles]
+        product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-3)
+        return product if bias is None else product.add_(bias[:, None, None])
+
+    def extra_repr(self) -> str:
+        return f"{list(self.shape)}, {self.codec}"
+
+    def _tiles(self) -> list[tuple[int, int]]:
+        """Of output channels: never more than half of the weight, but for a small one."""
+        outputs, inputs = self.shape[0], inputs_of(self.shape)
+        if outputs * inputs <= WHOLE_ELEMENTS:
+            return [(0, outputs)]
+        step = max(1, min(outputs // 4, max(16, TILE_ELEMENTS // max(1, inputs))))
+        return [(start, min(outputs, start + step)) for start in range(0, outputs, step)]

@@ -1,0 +1,1 @@
+"""Products with compressed weights: torch operators over native code, each with a plain torch reference."""
