@@ -18,10 +18,9 @@ from benchmarks.serving.ours import BF16_MODEL, INT8_MODEL
 from benchmarks.serving.venvs import encoder_weights
 from modelmill.artifact.import_ import Source, import_model
 from modelmill.artifact.registry import Registry
-from modelmill.compress.codecs import bfloat16, uniform
 from modelmill.compress.pipeline import compress
-from modelmill.compress.plan import Plan
 from modelmill.compress.weights import write_weights
+from modelmill.contract.steps import Quantize, Step
 
 RECIPES = {"mlp": "Mlp", "encoder": "Encoder", "cnn": "Cnn", "big": "Big"}
 
@@ -35,9 +34,9 @@ def publish(name: str, folder: Path) -> None:
     np.save(folder / f"{name}.npy", _answers(module, workloads.find(name)))
     _import(name, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
     if name == "encoder":
-        for variant, codec in ((INT8_MODEL, uniform.NAME), (BF16_MODEL, bfloat16.NAME)):
+        for variant, method in ((INT8_MODEL, "Uniform"), (BF16_MODEL, "BFloat16")):
             weights = folder / f"{variant}.safetensors"
-            write_weights(weights, compress(module, Plan(codec=codec)).weights)
+            write_weights(weights, compress(module, (Step(quantize=Quantize(method=method)),)).weights)
             _import(variant, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
 
 

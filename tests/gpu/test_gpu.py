@@ -22,6 +22,7 @@ from modelmill import storage, workspace
 from modelmill.compress import stage as compress
 from modelmill.compress.apply import load_variant
 from modelmill.contract import codec, jobfile, names
+from modelmill.contract.steps import Quantize, Step
 from modelmill.recipe.load import load_recipe
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
@@ -101,7 +102,7 @@ def test_a_run_on_a_gpu_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 
 def test_int8_on_a_gpu_answers_as_dense_does(trained: jobfile.JobFile, figures: Figures) -> None:
-    steps = (jobfile.Step(quantize=jobfile.Quantize()),)
+    steps = (Step(quantize=Quantize()),)
     result = compress.run(codec.loads(jobfile.JobFile, codec.dumps(job_for_int8(trained, steps))))
     assert result.ok, result.message
     dense, int8 = (module(trained, uri) for uri in (workspace.dense_uri(trained), workspace.variant_uri(trained, "int8")))
@@ -111,7 +112,7 @@ def test_int8_on_a_gpu_answers_as_dense_does(trained: jobfile.JobFile, figures: 
     figures["forward_360_rows_micros"] = {"dense fp32": micros(lambda: dense(images)), "int8": micros(lambda: int8(images))}
 
 
-def job_for_int8(trained: jobfile.JobFile, steps: tuple[jobfile.Step, ...]) -> jobfile.JobFile:
+def job_for_int8(trained: jobfile.JobFile, steps: tuple[Step, ...]) -> jobfile.JobFile:
     folder = Path(trained.registry.removeprefix("file://")).parent
     return job(folder, stage="compress", variants=(jobfile.Variant(name="int8", steps=steps),))
 

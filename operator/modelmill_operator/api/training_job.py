@@ -21,18 +21,16 @@ from modelmill_operator.api.common import (
     Record,
     SecretName,
     Text,
-    Tier,
 )
+from modelmill_operator.api.compression import DENSE, Compression, VariantName
 from modelmill_operator.api.pod import Resources, RunsPods
 from modelmill_operator.api.rules import Rule, exactly_one, immutable, limit, short_name
 from modelmill_operator.api.training_status import TrainingJobStatus
 
 Metric = Literal["accuracy", "recall", "f1", "auc", "loss"]
-DENSE = "dense"
 DataUri = Annotated[str, Meta(max_length=1024, pattern=r"^(pvc|configmap|secret|s3|https|file)://.+")]
 # Job names end in "-compress-<variant>" and may have 63 characters: 38 + 10 + 15.
-MAX_NAME, MAX_VARIANT = 38, 15
-VariantName = Annotated[str, Meta(max_length=MAX_VARIANT, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+MAX_NAME = 38
 
 
 class TrainedModel(Record, frozen=True, kw_only=True):
@@ -115,58 +113,6 @@ class Recovery(Record, frozen=True, kw_only=True):
     stall_timeout: Duration = "5m"
     """How long running ranks may make no step before the gang is started again. Raise it when one step, or loading the
     data, takes longer."""
-
-
-class Prune(Record, frozen=True, kw_only=True):
-    method: Literal["Threshold"] = "Threshold"
-    """Threshold: weights whose magnitude is below the threshold become zero."""
-    threshold: Decimal
-    """Magnitude below which a weight becomes zero, such as "0.01". Raise it for a smaller model, lower it when accuracy
-    suffers."""
-
-
-class Quantize(Record, frozen=True, kw_only=True):
-    method: Literal["Uniform", "BFloat16"] = "Uniform"
-    """Uniform: evenly spaced integers with a scale for each output channel. BFloat16: all weights, and the computation where
-    the node has instructions for it, in 16 bits."""
-    bits: Annotated[int, Meta(ge=8, le=8)] = 8
-    """Bits of a weight, for Uniform."""
-
-
-class Step(Record, frozen=True, kw_only=True):
-    RULES: ClassVar = (
-        exactly_one(
-            ("prune", "quantize"), "a compression step needs exactly one key: prune or quantize; write two steps to do both"
-        ),
-    )
-
-    prune: Prune | None = None
-    """Set weights to zero."""
-    quantize: Quantize | None = None
-    """Store weights with fewer bits."""
-
-
-class Variant(Record, frozen=True, kw_only=True):
-    RULES: ClassVar = (
-        Rule(
-            f"self.name != '{DENSE}'",
-            "spec.compression.variants: the name dense is taken by the uncompressed model, "
-            "which is always there; choose another name",
-        ),
-    )
-
-    name: VariantName
-    """Name of the variant, unique in the job."""
-    tier: Tier | None = None
-    """A word for the kind of machine that the variant is meant for, such as Light; a ModelService may ask for a variant
-    by it."""
-    steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=8)]
-    """What is done to the trained weights, in this order."""
-
-
-class Compression(Record, frozen=True, kw_only=True):
-    variants: Annotated[tuple[Variant, ...], limit(max_length=16, map_keys=("name",))] = ()
-    """Compressed forms of the trained model. The dense one is always there."""
 
 
 class Gate(Record, frozen=True, kw_only=True):

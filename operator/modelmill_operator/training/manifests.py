@@ -9,9 +9,11 @@ from dataclasses import replace
 from modelmill.contract import codec, jobfile, names
 from modelmill_operator.actions import Object
 from modelmill_operator.api import times
+from modelmill_operator.api.compression import DENSE, Variant
 from modelmill_operator.api.pod import Resources
-from modelmill_operator.api.training_job import DENSE, Gate, TrainingJob, Variant
+from modelmill_operator.api.training_job import Gate, TrainingJob
 from modelmill_operator.settings import Settings
+from modelmill_operator.training.convert import convert
 from modelmill_operator.workload import pod, registry
 from modelmill_operator.workload.mounts import Mounts
 
@@ -70,7 +72,11 @@ def prepare(job: TrainingJob, owner: Object, *, settings: Settings) -> Object:
 
 def compress(job: TrainingJob, owner: Object, *, variant: Variant, settings: Settings) -> Object:
     mounts = Mounts()
-    file = replace(_job_file(job, "compress", mounts, settings=settings), variants=(_variant(variant),))
+    file = replace(
+        _job_file(job, "compress", mounts, settings=settings),
+        variants=(convert(variant, jobfile.Variant),),
+        data=_training_data(job, mounts),
+    )
     return _stage_job(job, owner, file, mounts, settings=settings, variant=variant.name)
 
 
@@ -140,20 +146,9 @@ def _training_data(job: TrainingJob, mounts: Mounts) -> jobfile.Data:
     )
 
 
-def _variant(variant: Variant) -> jobfile.Variant:
-    steps = tuple(
-        jobfile.Step(
-            prune=jobfile.Prune(method=step.prune.method, threshold=float(step.prune.threshold)) if step.prune else None,
-            quantize=jobfile.Quantize(method=step.quantize.method, bits=step.quantize.bits) if step.quantize else None,
-        )
-        for step in variant.steps
-    )
-    return jobfile.Variant(name=variant.name, tier=variant.tier, steps=steps)
-
-
 def _variants(job: TrainingJob, made: tuple[str, ...]) -> tuple[jobfile.Variant, ...]:
     wanted = job.spec.compression.variants if job.spec.compression else ()
-    return (jobfile.Variant(name=DENSE), *(_variant(variant) for variant in wanted if variant.name in made))
+    return (jobfile.Variant(name=DENSE), *(convert(variant, jobfile.Variant) for variant in wanted if variant.name in made))
 
 
 def _gate(gate: Gate) -> jobfile.Gate:
@@ -196,7 +191,7 @@ def _pod_spec(
     secrets: tuple[str, ...] = (),
 ) -> Object:
     train = job.spec.data.train
-    sees_training_data = file.stage in ("train", "prepare") and train and train.credentials
+    sees_training_data = file.stage in ("train", "prepare", "compress") and train and train.credentials
     container = pod.Container(
         name=file.stage,
         image=job.spec.image or settings.runtime_image,

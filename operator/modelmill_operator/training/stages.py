@@ -5,7 +5,7 @@ from functools import partial
 
 from modelmill.contract.result import StageResult, VariantResult
 from modelmill_operator.actions import Create, Object
-from modelmill_operator.api.training_job import DENSE
+from modelmill_operator.api.compression import DENSE
 from modelmill_operator.training import manifests
 from modelmill_operator.training.view import DONE, RUNNING, Outcome, View
 from modelmill_operator.workload import observe

@@ -77,16 +77,18 @@ def _write(module: "nn.Module", source: Path | None, target: Path) -> None:
     """The module's own weights or those of the source, in the module's floating point type, into `target`."""
     from modelmill.compress.apply import load_variant
     from modelmill.compress.codecs import dense
-    from modelmill.compress.pipeline import tensors_of
-    from modelmill.compress.weights import dense_weight, read_weights, write_weights
+    from modelmill.compress.state import tensors_of
+    from modelmill.compress.weights import Plain, Weight, read_weights, write_weights
 
     expected = tensors_of(module)
-    weights = read_weights(source) if source else {name: dense_weight(tensor) for name, tensor in expected.items()}
+    stored = read_weights(source) if source else None
+    weights: dict[str, Weight] = stored.tensors if stored else {name: Plain(data=tensor) for name, tensor in expected.items()}
     for name, weight in weights.items():
-        wanted = expected[name].dtype if name in expected else weight.data.dtype
-        if weight.codec == dense.NAME and wanted.is_floating_point and weight.data.is_floating_point():
-            weights[name] = dense_weight(weight.data.to(wanted))
-    write_weights(target, weights)
+        if isinstance(weight, Plain) and weight.codec == dense.NAME and name in expected:
+            wanted = expected[name].dtype
+            if wanted.is_floating_point and weight.data.is_floating_point():
+                weights[name] = Plain(data=weight.data.to(wanted))
+    write_weights(target, weights, structure=stored.structure if stored else ())
     load_variant(module, target)
 
 

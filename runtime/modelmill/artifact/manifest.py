@@ -14,7 +14,7 @@ from typing import Any
 
 from modelmill.artifact.errors import DigestMismatch, ManifestError
 from modelmill.contract import codec
-from modelmill.contract.jobfile import Step
+from modelmill.contract.steps import Step
 from modelmill.signature import Signature
 
 SCHEMA = 1

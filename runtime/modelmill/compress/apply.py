@@ -13,8 +13,8 @@ from torch import nn
 from modelmill.compress import modules
 from modelmill.compress.codecs import bfloat16
 from modelmill.compress.errors import BadArtifact
-from modelmill.compress.pipeline import tensors_of
 from modelmill.compress.select import Selection, select
+from modelmill.compress.state import tensors_of
 from modelmill.compress.structure import apply_edits, from_json
 from modelmill.compress.weight import CompressedWeight
 from modelmill.compress.weights import Plain, Weight, read_weights
@@ -39,9 +39,7 @@ def load_variant(module: nn.Module, weights: Path) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def _computed_on(
-    plain: dict[str, Plain], module: nn.Module, expected: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def _computed_on(plain: dict[str, Plain], module: nn.Module, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors in the precision that the module computes in, which may become bfloat16."""
     rounded = any(weight.codec == bfloat16.NAME for weight in plain.values())
     if rounded and bfloat16.is_native():

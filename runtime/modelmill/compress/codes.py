@@ -1,6 +1,7 @@
 """A weight as small whole numbers and what they mean, whatever grid chose them.
 
-A weight [N, ...] is seen as rows [N, K], channels last: a convolution's [N, C, h, w] as [N, h * w * C]. For group g = k // (K / G):
+A weight [N, ...] is seen as rows [N, K], channels last: a convolution's [N, C, h, w] as [N, h * w * C].
+For group g = k // (K / G):
 
     w[n, k] = scale[n, g] * (levels[code[n, k]] - zero[n, g])
 
@@ -42,9 +43,7 @@ class Codes:
         return weight_of(meaning(self.codes, scale=self.scale, levels=self.levels, zero=self.zero), self.shape)
 
 
-def meaning(
-    codes: torch.Tensor, *, scale: torch.Tensor, levels: torch.Tensor | None, zero: torch.Tensor | None
-) -> torch.Tensor:
+def meaning(codes: torch.Tensor, *, scale: torch.Tensor, levels: torch.Tensor | None, zero: torch.Tensor | None) -> torch.Tensor:
     """float32 [R, K] of codes [R, K], scale [R, G] and zero [R, G]."""
     numbers = codes if levels is None else levels[codes.long()]
     grouped = numbers.to(torch.float32).view(codes.shape[0], scale.shape[1], -1)

@@ -33,6 +33,8 @@ class Draft:
     masks: dict[str, Mask] = field(default_factory=dict)
     """By the name of the weight."""
     grids: dict[str, Grid] = field(default_factory=dict)
+    rounded: bool = False
+    """Whether every tensor of floating point is stored as bfloat16, instead of grids."""
     activation_scales: dict[str, float] = field(default_factory=dict)
     """By the name of the weight: chosen by calibration; else each row has its own, found when it comes."""
     notes: list[str] = field(default_factory=list)
@@ -47,7 +49,11 @@ class Material(Protocol):
         ...
 
     def calibration(self, *, rows: int) -> list[Batch]:
-        """The first rows of the training data, not augmented, in batches of at most 32."""
+        """Some rows of the training data, always the same, not augmented, in batches of at most 32."""
+        ...
+
+    def validation(self, *, rows: int) -> list[Batch]:
+        """Rows to judge by: held back from training where the job holds any back."""
         ...
 
     def rows(self) -> int:

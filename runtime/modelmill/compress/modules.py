@@ -10,7 +10,7 @@ from torch import nn
 from modelmill.compress.weight import CompressedWeight, Geometry
 
 
-class _Compressed(nn.Module):
+class Compressed(nn.Module):
     """For inference only."""
 
     def __init__(self, weight: CompressedWeight, bias: torch.Tensor | None) -> None:
@@ -19,7 +19,7 @@ class _Compressed(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
 
-class CompressedLinear(_Compressed):
+class CompressedLinear(Compressed):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dim() == 2:
             return self.weight.linear(x, self.bias)
@@ -27,7 +27,7 @@ class CompressedLinear(_Compressed):
         return self.weight.linear(x.reshape(-1, inputs), self.bias).view(*x.shape[:-1], outputs)
 
 
-class CompressedConv2d(_Compressed):
+class CompressedConv2d(Compressed):
     def __init__(self, weight: CompressedWeight, bias: torch.Tensor | None, *, geometry: Geometry) -> None:
         super().__init__(weight, bias)
         self.geometry = geometry

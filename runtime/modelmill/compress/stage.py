@@ -10,10 +10,13 @@ from pathlib import Path
 
 from modelmill import storage, workspace
 from modelmill.compress.apply import load_variant
+from modelmill.compress.draft import Context
+from modelmill.compress.encode import Compressed
 from modelmill.compress.errors import CompressionError
-from modelmill.compress.pipeline import Compressed, compress
-from modelmill.compress.plan import plan
-from modelmill.compress.weights import write_weights
+from modelmill.compress.material import JobMaterial
+from modelmill.compress.pipeline import compress
+from modelmill.compress.plan import check
+from modelmill.compress.weights import told, write_weights
 from modelmill.contract.jobfile import JobFile, Variant
 from modelmill.contract.result import StageResult, VariantResult
 from modelmill.recipe.load import load_recipe
@@ -28,13 +31,17 @@ def run(job: JobFile) -> StageResult:
     variant = job.variants[0]
     if job.entrypoint is None:
         raise CompressionError("recipe: compression rebuilds the model and needs recipe.entrypoint; a script alone has none")
-    steps = plan(variant)
+    check(variant.name, variant.steps)
     with tempfile.TemporaryDirectory() as folder:
         dense = fetch(workspace.dense_uri(job), Path(folder))
-        module = load_variant(load_recipe(job.recipe_path, job.entrypoint, job.hyperparameters).model(), dense)
-        made = compress(module, steps)
+        recipe = load_recipe(job.recipe_path, job.entrypoint, job.hyperparameters)
+        teacher = load_variant(recipe.model(), dense)
+        context = Context(
+            recipe=recipe, material=JobMaterial(recipe, job.data, seed=job.seed), teacher=teacher, seed=job.seed, say=log.info
+        )
+        made = compress(teacher, variant.steps, context)
         target = Path(folder) / f"{variant.name}.safetensors"
-        size = write_weights(target, made.weights)
+        size = write_weights(target, made.weights, structure=made.structure)
         storage.upload(target, workspace.variant_uri(job, variant.name))
         return _result(variant, made, size=size, dense_size=dense.stat().st_size)
 
@@ -52,7 +59,9 @@ def fetch(uri: str, folder: Path) -> Path:
 
 def _result(variant: Variant, made: Compressed, *, size: int, dense_size: int) -> StageResult:
     for name in made.changed:
-        log.info("%s: %s, %s", name, made.weights[name].codec, list(made.weights[name].data.shape))
+        log.info("%s: %s", name, told(made.weights[name]))
+    for note in made.notes:
+        log.info(note)
     for name, reason in made.kept.items():
         log.info("%s: stays dense, because %s", name, reason)
     ratio = size / max(1, dense_size)

@@ -75,9 +75,8 @@ class CompressedWeight(nn.Module):
 
     def conv2d(self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
         """Convolution of x [B, C, H, W] or [C, H, W], plus bias [N]."""
-        settings = (geometry.stride, geometry.padding, geometry.dilation)
         tiles = (weight_of(self.rows(*tile).to(x.dtype), self.shape) for tile in self._tiles())
-        parts = [functional.conv2d(x, tile, None, *settings) for tile in tiles]
+        parts = [functional.conv2d(x, tile, None, geometry.stride, geometry.padding, geometry.dilation) for tile in tiles]
         product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-3)
         return product if bias is None else product.add_(bias[:, None, None])
 

@@ -47,6 +47,11 @@ class Weights:
     """Edits of the recipe's module, as JSON."""
 
 
+def told(weight: Weight) -> str:
+    """For people."""
+    return f"{weight.codec}, {list(weight.data.shape)}" if isinstance(weight, Plain) else weight.extra_repr()
+
+
 def write_weights(path: Path, weights: Mapping[str, Weight], *, structure: Sequence[dict[str, Any]] = ()) -> int:
     """Writes the file and returns its size."""
     tensors: dict[str, torch.Tensor] = {}
@@ -58,7 +63,9 @@ def write_weights(path: Path, weights: Mapping[str, Weight], *, structure: Seque
             parts, described = weight.tensors(), {"codec": weight.codec, **weight.descriptor()}
         for end, tensor in parts.items():
             if end and part_name(name, end) in weights:
-                raise BadArtifact(f"tensor {part_name(name, end)!r}: {name!r} needs this name for itself; rename it in the recipe")
+                raise BadArtifact(
+                    f"tensor {part_name(name, end)!r}: {name!r} needs this name for itself; rename it in the recipe"
+                )
             tensors[part_name(name, end)] = tensor
         descriptors[name] = described
     text = {"format": FORMAT, "tensors": descriptors} | ({"structure": list(structure)} if structure else {})

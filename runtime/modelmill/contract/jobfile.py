@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelmill.contract import CONTRACT_VERSION
+from modelmill.contract.steps import Search, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,30 +26,12 @@ class Gang:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prune:
-    method: str = "Threshold"
-    threshold: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantize:
-    method: str = "Uniform"
-    bits: int = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One compression step: exactly one of the fields is set."""
-
-    prune: Prune | None = None
-    quantize: Quantize | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     name: str
     tier: str | None = None
     steps: tuple[Step, ...] = ()
+    search: Search | None = None
+    """Finds the steps, instead of any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

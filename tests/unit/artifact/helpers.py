@@ -9,9 +9,10 @@ from modelmill.artifact import digests
 from modelmill.artifact.manifest import RECIPE, Code, File, Lineage, Manifest, Variant
 from modelmill.artifact.registry import Claim, Committed, Registry
 from modelmill.contract import codec
-from modelmill.contract.jobfile import JobFile, Publish, Quantize, Step
+from modelmill.contract.jobfile import JobFile, Publish
 from modelmill.contract.jobfile import Variant as Made
 from modelmill.contract.result import VariantResult
+from modelmill.contract.steps import Quantize, Step
 from modelmill.signature import Signature, Tensor
 
 SIGNATURE = Signature(

@@ -13,7 +13,7 @@ from modelmill.artifact import digests, manifest
 from modelmill.artifact.errors import DigestMismatch, ManifestError
 from modelmill.artifact.manifest import RECIPE, Code, Lineage, Manifest, Variant
 from modelmill.artifact.registry import Claim
-from modelmill.contract.jobfile import Prune, Quantize, Step
+from modelmill.contract.steps import Prune, Quantize, Step
 from tests.unit.artifact.helpers import SIGNATURE, manifest_of
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)

@@ -14,8 +14,8 @@ from torch._C import _autograd, _profiler
 
 from modelmill.compress.apply import load_variant
 from modelmill.compress.pipeline import compress
-from modelmill.compress.plan import Plan
 from modelmill.compress.weights import write_weights
+from modelmill.contract.steps import Quantize, Step
 
 
 def largest_allocation(module: nn.Module, x: torch.Tensor) -> int:
@@ -31,7 +31,7 @@ def largest_allocation(module: nn.Module, x: torch.Tensor) -> int:
 
 
 def int8(module: nn.Module, fresh: nn.Module, folder: Path) -> nn.Module:
-    write_weights(folder / "w", compress(module, Plan(codec="uniform-int8")).weights)
+    write_weights(folder / "w", compress(module, (Step(quantize=Quantize()),)).weights)
     return load_variant(fresh, folder / "w")
 
 

@@ -1,6 +1,7 @@
 """Compress a module, write it, put it into a fresh one: same answers, smaller file, nothing trusted."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,27 @@ from torch import nn
 from modelmill.compress import container
 from modelmill.compress.apply import load_variant
 from modelmill.compress.errors import BadArtifact, CompressionError
-from modelmill.compress.modules import QuantConv2d, QuantLinear
+from modelmill.compress.modules import CompressedConv2d, CompressedLinear
 from modelmill.compress.pipeline import compress
-from modelmill.compress.plan import Plan
-from modelmill.compress.weights import read_weights, write_weights
+from modelmill.compress.weights import Plain, Weight, read_weights, write_weights
+from modelmill.contract.steps import Prune, Quantize, Step
 from tests.unit.compress.models import Shared, conv_net, dense_net
 
-INT8 = Plan(codec="uniform-int8")
+INT8 = (Step(quantize=Quantize()),)
 
 
-def saved(module: nn.Module, plan: Plan, folder: Path) -> Path:
+def pruned(threshold: float) -> Step:
+    return Step(prune=Prune(method="Threshold", threshold=threshold))
+
+
+def saved(module: nn.Module, steps: Sequence[Step], folder: Path) -> Path:
     path = folder / "v.safetensors"
-    write_weights(path, compress(module, plan).weights)
+    write_weights(path, compress(module, steps).weights)
     return path
+
+
+def dense_of(weight: Weight) -> torch.Tensor:
+    return weight.data if isinstance(weight, Plain) else weight.decode()
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -35,7 +44,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def test_a_dense_variant_gives_the_very_same_answers(tmp_path: Path) -> None:
     trained, x = conv_net(seed=1).eval(), torch.randn(4, 3, 12, 12)
-    loaded = load_variant(conv_net(seed=2), saved(trained, Plan(), tmp_path))
+    loaded = load_variant(conv_net(seed=2), saved(trained, (), tmp_path))
     assert torch.equal(loaded(x), trained(x))
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
@@ -45,7 +54,13 @@ def test_a_dense_variant_gives_the_very_same_answers(tmp_path: Path) -> None:
 def test_int8_answers_are_close_to_dense_ones(tmp_path: Path, rows: int) -> None:
     trained, x = dense_net(seed=1).eval(), torch.randn(rows, 64)
     loaded = load_variant(dense_net(seed=2), saved(trained, INT8, tmp_path))
-    assert [type(layer) for layer in loaded.children()] == [QuantLinear, nn.ReLU, QuantLinear, nn.ReLU, QuantLinear]
+    assert [type(layer) for layer in loaded.children()] == [
+        CompressedLinear,
+        nn.ReLU,
+        CompressedLinear,
+        nn.ReLU,
+        CompressedLinear,
+    ]
     assert relative(loaded(x), trained(x)) < 0.03
 
 
@@ -55,7 +70,7 @@ def test_int8_convolutions_compute_on_codes(tmp_path: Path) -> None:
     assert made.changed == ("0.weight", "3.weight", "7.weight")
     assert made.kept == {"4.weight": "grouped convolutions (groups=24) have no compressed form yet"}
     loaded = load_variant(conv_net(seed=2), saved(trained, INT8, tmp_path))
-    assert isinstance(loaded.get_submodule("0"), QuantConv2d)
+    assert isinstance(loaded.get_submodule("0"), CompressedConv2d)
     assert relative(loaded(x), trained(x)) < 0.03
 
 
@@ -85,38 +100,35 @@ def test_a_transformer_is_served_past_its_fused_path(tmp_path: Path) -> None:
 
 def test_int8_is_a_quarter_of_dense_and_a_bit(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 256), nn.Linear(256, 10))
-    dense = write_weights(tmp_path / "dense", compress(net, Plan()).weights)
+    dense = write_weights(tmp_path / "dense", compress(net, ()).weights)
     assert write_weights(tmp_path / "int8", compress(net, INT8).weights) < 0.30 * dense
 
 
 def test_pruning_zeroes_exactly_the_small_weights_and_reports_them(tmp_path: Path) -> None:
     trained = dense_net()
-    made = compress(trained, Plan(thresholds=(0.05,)))
+    made = compress(trained, (pruned(0.05),))
     weights = {name: tensor for name, tensor in trained.state_dict().items() if name.endswith("weight")}
     zeros = sum(int((tensor.abs() <= 0.05).sum()) for tensor in weights.values())
     assert made.sparsity == pytest.approx(zeros / sum(tensor.numel() for tensor in weights.values()))
     for name, tensor in weights.items():
-        assert torch.equal(made.weights[name].data, torch.where(tensor.abs() <= 0.05, 0.0, tensor))
-    assert torch.equal(made.weights["0.bias"].data, trained.state_dict()["0.bias"])
+        assert torch.equal(dense_of(made.weights[name]), torch.where(tensor.abs() <= 0.05, 0.0, tensor))
+    assert torch.equal(dense_of(made.weights["0.bias"]), trained.state_dict()["0.bias"])
 
 
 @settings(max_examples=20)
 @given(threshold=st.floats(0, 0.2), seed=st.integers(0, 5))
 def test_pruning_then_int8_keeps_every_zero(threshold: float, seed: int) -> None:
     net = dense_net(seed=seed)
-    pruned, both = (
-        compress(net, Plan(thresholds=(threshold,))),
-        compress(net, Plan(thresholds=(threshold,), codec="uniform-int8")),
-    )
-    assert both.sparsity >= pruned.sparsity
+    before, both = compress(net, (pruned(threshold),)), compress(net, (pruned(threshold), *INT8))
+    assert both.sparsity >= before.sparsity
     for name in both.changed:
-        assert bool((both.weights[name].data[pruned.weights[name].data == 0] == 0).all())
+        assert bool((dense_of(both.weights[name])[dense_of(before.weights[name]) == 0] == 0).all())
 
 
 def test_compressing_does_not_change_the_module() -> None:
     net = dense_net()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    compress(net, Plan(thresholds=(0.1,), codec="uniform-int8"))
+    compress(net, (pruned(0.1), *INT8))
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
@@ -149,8 +161,11 @@ def test_int8_files_have_the_layout_of_compressed_tensors(tmp_path: Path) -> Non
         "0.bias": (torch.float32, [12]),
     }
     assert json.loads(metadata["modelmill"]) == {
-        "format": 1,
-        "tensors": {"0.bias": {"codec": "dense"}, "0.weight": {"codec": "uniform-int8", "bits": 8, "scale": "0.weight_scale"}},
+        "format": 2,
+        "tensors": {
+            "0.bias": {"codec": "dense"},
+            "0.weight": {"codec": "codes", "grid": "Uniform", "bits": 8, "shape": [12, 64]},
+        },
     }
 
 
@@ -169,13 +184,13 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("negative scale", lambda t, d: t[S][3].neg_(), r"tensor '0.weight_scale': scale -.* of channel 3"),
     ("scale that is no number", lambda t, d: t[S].fill_(float("nan")), r"tensor '0.weight_scale': scale nan"),
     ("too few scales", lambda t, d: t.update({S: t[S][1:]}), r"tensor '0.weight_scale': expected"),
-    ("codes with other channels", lambda t, d: t.update({W: t[W].view(-1, 32)}), r"tensor '0.weight_scale': expected"),
+    ("codes with other channels", lambda t, d: t.update({W: t[W].view(-1, 32)}), r"tensor '0.weight': expected"),
     (
         "codes of another shape",
         lambda t, d: t.update({W: t[W][:, 1:]}),
-        r"tensor '0.weight': the model has torch.int8 \[128, 64\]",
+        r"tensor '0.weight': expected torch.int8 \[128, 64\]",
     ),
-    ("codes as floats", lambda t, d: t.update({W: t[W].float()}), r"tensor '0.weight': codes must be torch.int8"),
+    ("codes as floats", lambda t, d: t.update({W: t[W].float()}), r"tensor '0.weight': expected torch.int8"),
     (
         "bias of another shape",
         lambda t, d: t.update({"0.bias": t["0.bias"][1:]}),
@@ -188,14 +203,18 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("one more", lambda t, d: (t.update(x=torch.ones(1)), d["tensors"].update(x={"codec": "dense"})), r"unknown 'x'"),
     ("unknown codec", lambda t, d: d["tensors"][W].update(codec="pickle"), r"tensor '0.weight': codec 'pickle'"),
     ("descriptor of no shape", lambda t, d: d["tensors"].update({"0.bias": None}), r"tensor '0.bias': codec None"),
-    ("other bits", lambda t, d: d["tensors"][W].update(bits=4), r"tensor '0.weight': bits 4 must be 8"),
-    ("scale elsewhere", lambda t, d: d["tensors"][W].update(scale="0.bias"), r"tensor '0.weight': scale '0.bias'"),
+    ("other bits", lambda t, d: d["tensors"][W].update(bits=4), r"tensor '0.weight': expected torch.uint8 \[8, 8, 64\]"),
+    ("bits that are none", lambda t, d: d["tensors"][W].update(bits=3), r"tensor '0.weight': grid .* bits 3"),
+    ("another shape", lambda t, d: d["tensors"][W].update(shape=[64, 128]), r"tensor '0.weight': expected"),
+    ("a shape of no numbers", lambda t, d: d["tensors"][W].update(shape=[True, 2]), r"tensor '0.weight': shape"),
+    ("levels that are not there", lambda t, d: d["tensors"][W].update(levels=True), r"'0.weight_levels': has a descriptor"),
     (
         "codes called dense",
         lambda t, d: (d["tensors"][W].update(codec="dense"), t.pop(S)),
         r"the model has torch.float32",
     ),
-    ("newer format", lambda t, d: d.update(format=2), r"format 2 is not known, only 1"),
+    ("newer format", lambda t, d: d.update(format=3), r"format 3 is not known, only 2"),
+    ("structure of no edits", lambda t, d: d.update(structure=[1]), r"list of objects 'structure'"),
     ("no descriptors", lambda t, d: d.update(tensors=[]), r"must hold an object 'tensors'"),
 ]
 
@@ -227,6 +246,6 @@ def test_a_refused_file_leaves_the_module_untouched(tmp_path: Path) -> None:
 def test_reading_back_gives_what_was_written(tmp_path: Path) -> None:
     made = compress(dense_net(), INT8).weights
     write_weights(tmp_path / "w", made)
-    read = read_weights(tmp_path / "w")
+    read = read_weights(tmp_path / "w").tensors
     assert read.keys() == made.keys()
-    assert all(torch.equal(read[name].data, made[name].data) for name in made)
+    assert all(torch.equal(dense_of(read[name]), dense_of(made[name])) for name in made)

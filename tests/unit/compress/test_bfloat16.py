@@ -1,7 +1,7 @@
 """bfloat16: half the bytes, the same interface, and computed in whatever the machine is good at."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,11 @@ from modelmill.compress.apply import load_variant
 from modelmill.compress.codecs import bfloat16
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.compress.pipeline import compress
-from modelmill.compress.plan import Plan, plan
-from modelmill.compress.weights import write_weights
-from modelmill.contract.jobfile import Prune, Quantize, Step, Variant
+from modelmill.compress.weights import Plain, write_weights
+from modelmill.contract.steps import Prune, Quantize, Step
 from tests.unit.compress.models import conv_net, dense_net
 
-BF16 = Plan(codec=bfloat16.NAME)
+BF16 = (Step(quantize=Quantize(method="BFloat16")),)
 
 
 @pytest.fixture(params=[True, False], ids=["with instructions", "without"])
@@ -27,7 +26,7 @@ def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     yield request.param
 
 
-def saved(module: nn.Module, steps: Plan, folder: Path) -> Path:
+def saved(module: nn.Module, steps: Sequence[Step], folder: Path) -> Path:
     path = folder / "v.safetensors"
     write_weights(path, compress(module, steps).weights)
     return path
@@ -50,7 +49,7 @@ def test_the_file_has_half_the_bytes_and_keeps_whole_numbers(tmp_path: Path) -> 
     dense, rounded = tmp_path / "dense", tmp_path / "rounded"
     for folder in (dense, rounded):
         folder.mkdir()
-    ratio = saved(trained, BF16, rounded).stat().st_size / saved(trained, Plan(), dense).stat().st_size
+    ratio = saved(trained, BF16, rounded).stat().st_size / saved(trained, (), dense).stat().st_size
     assert 0.5 < ratio < 0.62
     tensors, _ = container.read(rounded / "v.safetensors")
     for name, tensor in trained.state_dict().items():
@@ -58,12 +57,12 @@ def test_the_file_has_half_the_bytes_and_keeps_whole_numbers(tmp_path: Path) -> 
 
 
 def test_it_follows_pruning_and_nothing_follows_it() -> None:
-    prune, round_ = Step(prune=Prune(threshold=0.05)), Step(quantize=Quantize(method="BFloat16"))
-    made = compress(dense_net(seed=1), plan(Variant(name="v", steps=(prune, round_))))
+    prune, round_ = Step(prune=Prune(method="Threshold", threshold=0.05)), Step(quantize=Quantize(method="BFloat16"))
+    made = compress(dense_net(seed=1), (prune, round_))
     assert made.sparsity > 0
-    assert {weight.data.dtype for weight in made.weights.values()} == {torch.bfloat16}
+    assert {weight.data.dtype for weight in made.weights.values() if isinstance(weight, Plain)} == {torch.bfloat16}
     with pytest.raises(CompressionError, match=r"steps\[1\]: prune cannot follow quantize"):
-        plan(Variant(name="v", steps=(round_, prune)))
+        compress(dense_net(seed=1), (round_, prune))
 
 
 def test_values_that_are_not_finite_are_refused_with_their_tensor() -> None:
@@ -81,7 +80,7 @@ def test_a_file_whose_descriptor_and_tensor_differ_is_refused(tmp_path: Path) ->
         ("dense", torch.bfloat16, "the model has torch.float32"),
     ):
         tensors = {name: tensor.to(dtype) for name, tensor in module.state_dict().items()}
-        text = json.dumps({"format": 1, "tensors": {name: {"codec": codec} for name in tensors}})
+        text = json.dumps({"format": 2, "tensors": {name: {"codec": codec} for name in tensors}})
         container.write(tmp_path / "v.safetensors", tensors, metadata={"modelmill": text})
         with pytest.raises(BadArtifact, match=words):
             load_variant(nn.Linear(4, 2), tmp_path / "v.safetensors")

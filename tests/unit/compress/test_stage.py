@@ -10,14 +10,15 @@ import torch
 from modelmill import storage, workspace
 from modelmill.compress import stage
 from modelmill.compress.errors import CompressionError
-from modelmill.contract.jobfile import Prune, Quantize, Step, Variant
+from modelmill.contract.jobfile import Variant
+from modelmill.contract.steps import Prune, Quantize, Step
 from modelmill.storage import NotFound
 from tests.unit.evaluate.helpers import DENSE, INT8, job, weights
 
 
 def test_a_variant_is_written_and_every_number_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    steps = (Step(prune=Prune(threshold=0.1)), Step(quantize=Quantize()))
+    steps = (Step(prune=Prune(method="Threshold", threshold=0.1)), Step(quantize=Quantize()))
     asked = job(tmp_path, stage="compress", variants=(Variant(name="small", steps=steps),))
     result = stage.run(asked)
     size, dense = storage.size(workspace.variant_uri(asked, "small")), storage.size(workspace.dense_uri(asked))
@@ -30,7 +31,7 @@ def test_a_variant_is_written_and_every_number_reported(tmp_path: Path, caplog: 
         "keptDense": 0,
         "compressedWeights": ["fc.weight"],
     }
-    assert "fc.weight: uniform-int8, [3, 16]" in caplog.text
+    assert "fc.weight: [3, 16], Uniform, 8 bits" in caplog.text
 
 
 def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_the_variant_without_steps_is_the_trained_model(tmp_path: Path) -> None:
     [
         ({"variants": ()}, "makes exactly one, the job file has 0"),
         ({"entrypoint": None}, "needs recipe.entrypoint"),
-        ({"variants": (Variant(name="v", steps=(Step(quantize=Quantize(bits=3)),)),)}, "bits: 3 is not there yet; use 8"),
+        ({"variants": (Variant(name="v", steps=(Step(prune=Prune()),)),)}, "steps\\[0\\]: prune.sparsity: None"),
         (
             {"trained": weights() | {"fc.weight": torch.full((3, 16), float("nan"))}},
             "tensor 'fc.weight': 48 values are not finite",

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from modelmill import workspace
-from modelmill.contract.jobfile import Data, Gate, JobFile, Quantize, Step, Variant
+from modelmill.contract.jobfile import Data, Gate, JobFile, Variant
+from modelmill.contract.steps import Quantize, Step
 
 DENSE, INT8 = Variant(name="dense"), Variant(name="int8", steps=(Step(quantize=Quantize()),))
 RECIPE = """

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from modelmill.compress import modules
+from modelmill.compress.codecs.coded import CodedWeight
+from modelmill.compress.grids.uniform import Uniform
 from modelmill.serve.optimize.apply import Optimized, optimize
 from tests.unit.serve.nets import CHANNELS, IMAGES, NETS, SIZE, Net, assert_same, conv, norm
 
@@ -186,13 +188,14 @@ def test_arguments_that_are_not_given_keep_their_defaults() -> None:
             assert_same(optimized.module(*inputs), module(*inputs))
 
 
-def test_int8_layers_stay_as_they_are() -> None:
-    codes, scale = torch.randint(-127, 128, (CHANNELS, CHANNELS, 3, 3), dtype=torch.int8), torch.rand(CHANNELS, 1, 1, 1) / 127
-    int8 = modules.replace(conv(), codes=codes, scale=scale)
-    module = nn.Sequential(conv(), norm(), int8, nn.ReLU(), norm(), conv()).eval()
+def test_batch_norms_are_folded_into_the_scales_of_compressed_convolutions() -> None:
+    plain = conv()
+    codes = Uniform(bits=8).encode(plain.weight, name="w")
+    int8 = modules.replace(plain, CodedWeight.of(codes))
+    module = nn.Sequential(conv(), norm(), int8, norm(), nn.ReLU(), conv()).eval()
     optimized = optimize(module, example=(IMAGES,))
-    assert done(optimized) == "1 batch norms folded into convolutions, 2 convolutions channels-last"
-    assert any(isinstance(part, modules.QuantConv2d) for part in optimized.module.modules())
+    assert done(optimized) == "2 batch norms folded into convolutions, 2 convolutions channels-last"
+    assert any(isinstance(part, modules.CompressedConv2d) for part in optimized.module.modules())
     x = torch.randn(5, CHANNELS, SIZE, SIZE)
     with torch.inference_mode():
         assert_same(optimized.module(x), module(x))

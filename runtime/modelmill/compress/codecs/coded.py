@@ -17,7 +17,7 @@ from torch.nn import functional
 from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.compress.weight import CompressedWeight, Take
-from modelmill.kernels import tiles
+from modelmill.kernels import gpu, tiles
 
 NAME = "codes"
 _MOST_DIMENSIONS = 5
@@ -132,6 +132,12 @@ class CodedWeight(CompressedWeight):
     def _rows_of_scale(self, start: int, stop: int) -> torch.Tensor:
         return self.scale[start:stop] if self.bits == 8 else tiles.untile_rows(self.scale, start=start, stop=stop)
 
+    def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        whole = self.bits == 8 and self.levels is None and self.zero is None and self.scale.shape[1] == 1
+        if whole and gpu.fits(x, self.codes):
+            return gpu.integer_linear(x, self.codes, self.scale.flatten(), bias)
+        return super().linear(x, bias)
+
     def rescale(self, factor: torch.Tensor) -> None:
         factor = factor.to(torch.float32)[:, None]
         self.scale = self.scale * (factor if self.bits == 8 else tiles.tile_rows(factor))
@@ -142,9 +148,7 @@ class CodedWeight(CompressedWeight):
 
 def _expect(name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     if tensor.dtype != dtype or tensor.shape != shape:
-        raise BadArtifact(
-            f"tensor {name!r}: expected {dtype} {list(shape)}, the file has {tensor.dtype} {list(tensor.shape)}"
-        )
+        raise BadArtifact(f"tensor {name!r}: expected {dtype} {list(shape)}, the file has {tensor.dtype} {list(tensor.shape)}")
 
 
 def _padded_inputs(shape: tuple[int, ...]) -> int:

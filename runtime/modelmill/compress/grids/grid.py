@@ -26,7 +26,8 @@ def grouped(weight: torch.Tensor, *, granularity: Granularity, group_size: int, 
         return rows.unsqueeze(1)
     if rows.shape[1] % group_size:
         raise CompressionError(
-            f"tensor {name!r}: groupSize {group_size} does not divide its {rows.shape[1]} inputs; use a divisor, or granularity Channel"
+            f"tensor {name!r}: groupSize {group_size} does not divide its {rows.shape[1]} inputs; "
+            "use a divisor, or granularity Channel"
         )
     return rows.view(rows.shape[0], -1, group_size)
 

@@ -1,7 +1,8 @@
 """Uniform: equally spaced values, w ~ scale * (q - zero), |w - scale * (q - zero)| <= scale / 2 where nothing is clipped.
 
 Symmetric: q from -(2^(b-1) - 1) to 2^(b-1) - 1, zero 0, scale = max |w| / (2^(b-1) - 1). The most negative code stays unused,
-so that the grid is symmetric. Asymmetric: 2^b values from the smallest weight (or 0) to the largest (or 0), so that 0 is on the grid.
+so that the grid is symmetric. Asymmetric: 2^b values from the smallest weight (or 0) to the largest (or 0), so that 0 is
+on the grid.
 Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference".
 """
 
@@ -25,11 +26,13 @@ class Uniform:
     def encode(self, weight: torch.Tensor, *, name: str) -> Codes:
         values = grouped(weight, granularity=self.granularity, group_size=self.group_size, name=name)
         numbers, scale, zero = self._symmetric(values) if self.symmetric else self._asymmetric(values)
-        outputs = weight.shape[0]
-        scale, zero = (None if part is None else part.expand(outputs, -1).contiguous() for part in (scale, zero))
-        assert scale is not None
         return to_codes(
-            NAME, numbers.reshape(outputs, -1), bits=self.bits, scale=scale, zero=zero, shape=tuple(weight.shape)
+            NAME,
+            numbers.reshape(weight.shape[0], -1),
+            bits=self.bits,
+            scale=_for_rows(scale, weight.shape[0]),
+            zero=None if zero is None else _for_rows(zero, weight.shape[0]),
+            shape=tuple(weight.shape),
         )
 
     def _symmetric(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
@@ -44,6 +47,10 @@ class Uniform:
         zero = (least - low / scale).round_().clamp_(least, least + steps)
         numbers = (values / scale[..., None] + zero[..., None]).round_().clamp_(least, least + steps)
         return numbers.to(torch.int8), scale, zero.to(torch.int8)
+
+
+def _for_rows(values: torch.Tensor, rows: int) -> torch.Tensor:
+    return values.expand(rows, -1).contiguous()
 
 
 def to_codes(

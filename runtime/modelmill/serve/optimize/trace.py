@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from modelmill.compress.modules import Compressed
+
 MAX_REASON_CHARACTERS = 160
 REPLACED = "its forward was replaced"
 
@@ -65,7 +67,9 @@ class _Tracer(fx.Tracer):
         self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.parts or super().is_leaf_module(m, module_qualified_name)
+        return (
+            module_qualified_name in self.parts or isinstance(m, Compressed) or super().is_leaf_module(m, module_qualified_name)
+        )
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:

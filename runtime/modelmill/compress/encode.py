@@ -1,0 +1,60 @@
+"""From a finished draft to what the file holds: the one place where values are rounded and zeros left out."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from modelmill.compress.codecs import bfloat16
+from modelmill.compress.codecs.coded import CodedWeight
+from modelmill.compress.draft import Draft, Mask
+from modelmill.compress.grids.grid import Grid
+from modelmill.compress.select import select
+from modelmill.compress.state import tensors_of
+from modelmill.compress.structure import to_json
+from modelmill.compress.weights import Plain, Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Compressed:
+    weights: dict[str, Weight]
+    structure: tuple[dict[str, Any], ...] = ()
+    """Edits of the recipe's module, as JSON."""
+    changed: tuple[str, ...] = ()
+    """Names of the weights that are stored otherwise than they were trained."""
+    kept: dict[str, str] = field(default_factory=dict)
+    """Name of a weight that stayed dense though it has at least two dimensions -> why."""
+    sparsity: float = 0.0
+    """Zeros among the values of the changed weights."""
+    notes: tuple[str, ...] = ()
+
+
+def encode(draft: Draft) -> Compressed:
+    state = tensors_of(draft.module)
+    masked = {name: tensor * draft.masks[name].kept if name in draft.masks else tensor for name, tensor in state.items()}
+    changed = sorted(draft.masks.keys() | draft.grids.keys())
+    weights: dict[str, Weight] = {name: Plain(data=tensor) for name, tensor in masked.items()}
+    if draft.rounded:
+        floats = [name for name, tensor in masked.items() if tensor.is_floating_point()]
+        rounded = {name: Plain(codec=bfloat16.NAME, data=bfloat16.encode(masked[name], name=name)) for name in floats}
+        changed = sorted(floats)
+        weights.update(rounded)
+    else:
+        weights |= {name: _weight(masked[name], draft.masks.get(name), draft.grids.get(name), name=name) for name in changed}
+    return Compressed(
+        weights=weights,
+        structure=to_json(draft.structure),
+        changed=tuple(changed),
+        kept={} if draft.rounded else select(draft.module).kept,
+        sparsity=_sparsity([weights[name] for name in changed if masked[name].dim() > 1]),
+        notes=tuple(draft.notes),
+    )
+
+
+def _weight(weight: torch.Tensor, mask: Mask | None, grid: Grid | None, *, name: str) -> Weight:
+    return Plain(data=weight) if grid is None else CodedWeight.of(grid.encode(weight, name=name))
+
+
+def _sparsity(weights: list[Weight]) -> float:
+    values = [weight.data if isinstance(weight, Plain) else weight.decode() for weight in weights]
+    return sum(int((part == 0).sum()) for part in values) / max(1, sum(part.numel() for part in values))
