@@ -46,7 +46,21 @@ FULL_JOB = changed(
         "spec.strategy.dataParallel": {"workers": 2},
         "spec.hyperparameters": {"optimizer": "AdamW", "lr": "0.001", "epochs": 5},
         "spec.compression.variants": [
-            {"name": "int8", "tier": "Light", "steps": [{"prune": {"threshold": "0.01"}}, {"quantize": {"bits": 8}}]}
+            {
+                "name": "int8",
+                "tier": "Light",
+                "steps": [
+                    {"migrate": {}},
+                    {"lowRank": {"maxError": "0.2"}},
+                    {"prune": {"method": "Threshold", "threshold": "0.01"}},
+                    {"prune": {"method": "AdaGrad", "sparsity": "0.5", "training": {"epochs": "0.5"}}},
+                    {"distill": {"method": "Adversarial"}},
+                    {"tune": {"lr": "0.1"}},
+                    {"quantize": {"bits": 8}},
+                    {"share": {"clusters": 16}},
+                ],
+            },
+            {"name": "found", "search": {"objective": "Size", "maxDrop": "0.02"}},
         ],
         "spec.publish": {"channel": "stable", "keepVersions": 5},
         "spec.scheduling.queue": "team-a",
@@ -93,9 +107,23 @@ INVALID_JOBS: list[tuple[dict[str, Any], str]] = [
     ({"spec.compression.variants": [{"name": "a", "steps": [STEP]}, {"name": "a", "steps": [STEP]}]}, "Duplicate value"),
     ({"spec.compression.variants": [{"name": "a", "steps": []}]}, "should have at least 1 items"),
     ({"spec.compression.variants": [{"name": "a", "steps": [{}]}]}, "a compression step needs exactly one key"),
-    (
-        {"spec.compression.variants": [{"name": "a", "steps": [{"quantize": {"bits": 4}}]}]},
-        "spec.compression.variants[0].steps[0]",
+    ({"spec.compression.variants": [{"name": "a"}]}, "a variant needs exactly one of steps (what to do) and search"),
+    ({"spec.compression.variants": [{"name": "a", "steps": [STEP], "search": {}}]}, "exactly one of steps"),
+    *(
+        ({"spec.compression.variants": [{"name": "a", "steps": [step]}]}, told)
+        for step, told in (
+            ({"quantize": {"bits": 9}}, "spec.compression.variants[0].steps[0].quantize.bits"),
+            ({"quantize": {"method": "Int4"}}, "spec.compression.variants[0].steps[0].quantize.method"),
+            ({"quantize": {"method": "Residue"}}, "modulus belongs to method Residue, which needs it"),
+            ({"quantize": {"fractionBits": 3}}, "fractionBits belongs to methods FixedPoint and Residue"),
+            ({"prune": {"threshold": "0.1"}}, "needs threshold for method Threshold, and sparsity for every other"),
+            ({"prune": {"method": "Threshold", "sparsity": "0.1"}}, "needs threshold for method Threshold"),
+            ({"prune": {"sparsity": "1.1"}}, "spec.compression.variants[0].steps[0].prune.sparsity"),
+            ({"prune": {"method": "AdaGrad", "sparsity": "0.5"}}, "decides while training: set training"),
+            ({"prune": {"method": "Channels", "sparsity": "0.5", "pattern": "16x1"}}, "remove pattern"),
+            ({"prune": {"sparsity": "0.6", "pattern": "2:4"}}, "removes half of the weights"),
+            ({"tune": {"epochs": "one"}}, "spec.compression.variants[0].steps[0].tune.epochs"),
+        )
     ),
     ({"spec.evaluation": {}}, "spec.evaluation needs held-out data: set spec.data.test.uri"),
     ({**GATES, "spec.evaluation.gates": [{"metric": "accuracy"}]}, "an evaluation gate needs a bound"),

@@ -1,0 +1,1 @@
+"""Pruning of whole channels: the module itself becomes smaller."""
