@@ -1,0 +1,1 @@
+"""Channels that are really removed: groups that go together, their importance, a plan, and the removal (`structured`)."""
