@@ -48,7 +48,7 @@ class Training:
     freeze_norms: bool = False
     """Batch norms keep their running statistics, and normalise by them, as in inference."""
     precision: Precision = "fp32"
-    """bf16: products in bfloat16 (autocast), weights and their updates in float32."""
+    """bf16: products in bfloat16 (autocast), weights and their updates in float32. Slow on a CPU without instructions for it."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "batch_size", "max_steps", "clip"):
@@ -131,7 +131,7 @@ def tune(
 
 
 def hold(module: nn.Module, masks: dict[str, Mask]) -> Callable[[int], None]:
-    """An `after_step` that sets the weights that are not kept to 0 again, and does so at once. Masks go by the name of the weight."""
+    """An `after_step` that sets what is not kept to 0 again, and does so at once. Masks go by the name of the weight."""
     known = dict(module.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         if name not in known or known[name].shape != mask.kept.shape:
@@ -228,11 +228,8 @@ def _optimizer(parts: nn.Module, training: Training) -> torch.optim.Optimizer:
 
 
 def _placed(inputs: torch.Tensor, targets: torch.Tensor, module: nn.Module) -> Batch:
-    """On the module's device; images channels last, which convolutions train faster with."""
     device = next(module.parameters()).device
-    images = inputs.dim() == 4 and inputs.is_floating_point()
-    inputs = inputs.to(device, memory_format=torch.channels_last if images else torch.preserve_format)
-    return inputs, targets.to(device)
+    return inputs.to(device), targets.to(device)
 
 
 def _precision(parts: nn.Module, training: Training) -> torch.autocast | nullcontext[None]:
