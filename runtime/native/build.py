@@ -19,6 +19,7 @@ MODULES = {
 """Source, and the module's place in the package."""
 FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-static-libstdc++", "-static-libgcc"),
+    *("-ffp-contract=off", "-pthread"),  # the same roundings on every instruction set
     *("-Wall", "-Wextra", "-Werror", "-Wl,--strip-all"),
 )
 
