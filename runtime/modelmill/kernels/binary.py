@@ -22,7 +22,7 @@ def pack_signs(x: torch.Tensor) -> torch.Tensor:
         below = torch.nn.functional.pad(x < 0, (0, -x.shape[1] % WORD)).view(x.shape[0], -1, WORD)
         return (below.to(torch.int64) << torch.arange(WORD, device=x.device)).sum(dim=2)
     signs = torch.empty(x.shape[0], -(-x.shape[1] // WORD), dtype=torch.int64)
-    native.pack_signs(x.data_ptr(), signs.data_ptr(), *x.shape, products.ISA == "avx2")
+    native.pack_signs(x.data_ptr(), signs.data_ptr(), x.shape[0], x.shape[1], products.ISA == "avx2")
     return signs
 
 
@@ -32,9 +32,7 @@ def unpack_signs(signs: torch.Tensor, *, inputs: int) -> torch.Tensor:
     return 1 - 2 * bits.flatten(1)[:, :inputs].to(torch.float32)
 
 
-def binary_linear(
-    x: torch.Tensor, signs: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def binary_linear(x: torch.Tensor, signs: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x [..., K] times a weight of signs [N, ceil(K / 64)] with scale [N], plus bias [N]: [..., N] in x's dtype.
 
     Raises ValueError for tensors that do not fit each other.
@@ -42,7 +40,7 @@ def binary_linear(
     rows = x.reshape(-1, x.shape[-1]).to(torch.float32).contiguous()
     traced = torch.compiler.is_compiling()
     y = (torch.ops.modelmill.binary_linear if traced else _binary_linear)(rows, signs, scale, bias)
-    return y.view(*x.shape[:-1], y.shape[1]).to(x.dtype)  # type: ignore[no-any-return]
+    return y.view(*x.shape[:-1], y.shape[1]).to(x.dtype)
 
 
 def check(signs: torch.Tensor, scale: torch.Tensor, *, outputs: int, inputs: int, name: str) -> None:

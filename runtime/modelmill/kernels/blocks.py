@@ -112,7 +112,7 @@ def check(weight: Blocks, *, name: str) -> None:
         )
     if not 1 <= weight.inputs <= integers.MAX_INPUTS or weight.outputs < 1:
         raise BadArtifact(
-            f"tensor {name!r}: shape {[weight.outputs, weight.inputs]} must be at least 1 and at most {integers.MAX_INPUTS} inputs"
+            f"tensor {name!r}: shape {[weight.outputs, weight.inputs]} must be 1 or more, inputs at most {integers.MAX_INPUTS}"
         )
     wanted = index_dtype(weight.inputs)
     if index.dtype != wanted or tuple(index.shape) != (len(values), 4):

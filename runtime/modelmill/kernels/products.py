@@ -18,10 +18,11 @@ from modelmill.kernels.blocks import Blocks
 from modelmill.kernels.sparse import Sparse
 
 try:
-    from modelmill.kernels import _sparse as native
+    from modelmill.kernels import _sparse
 except ImportError:
-    native = None  # type: ignore[assignment]  # built without a compiler: plain torch
+    _sparse = None  # type: ignore[assignment]  # built without a compiler: plain torch
 
+native = _sparse
 TILE_ELEMENTS = 1 << 18
 
 
@@ -67,9 +68,9 @@ def decode_rows(weight: Blocks | Sparse, start: int, stop: int) -> torch.Tensor:
     traced = torch.compiler.is_compiling()
     if isinstance(weight, Blocks):
         b = (weight.values, weight.index, weight.starts, weight.scale, *shape)
-        return torch.ops.modelmill.block_rows(*b) if traced else _block_rows(*b)  # type: ignore[no-any-return]
+        return torch.ops.modelmill.block_rows(*b) if traced else _block_rows(*b)
     s = (weight.values, weight.bits, weight.starts, weight.scale, *shape)
-    return torch.ops.modelmill.sparse_rows(*s) if traced else _sparse_rows(*s)  # type: ignore[no-any-return]
+    return torch.ops.modelmill.sparse_rows(*s) if traced else _sparse_rows(*s)
 
 
 def _rows(x: torch.Tensor, inputs: int) -> torch.Tensor:
@@ -90,7 +91,7 @@ def _block_linear(
     scale: torch.Tensor | None,
     bias: torch.Tensor | None,
     outputs: int,
-    activation_scale: float | None,
+    activation_scale: float | None = None,
 ) -> torch.Tensor:
     rows, inputs = x.shape
     weight = Blocks(values=values, index=index, starts=starts, scale=scale, outputs=outputs, inputs=inputs)
@@ -132,7 +133,8 @@ def _block_rows(
     first, end = start // height, -(-stop // height)
     dense = torch.empty(min(outputs, end * height) - first * height, inputs)
     native.block_decode(*_block_numbers(weight), 0, dense.data_ptr(), first, end)
-    return dense[start - first * height : stop - first * height]
+    rows = dense[start - first * height : stop - first * height]
+    return rows if start == first * height else rows.clone()  # the operator promises a tensor of its own
 
 
 def _sparse_linear(
@@ -143,7 +145,7 @@ def _sparse_linear(
     scale: torch.Tensor | None,
     bias: torch.Tensor | None,
     outputs: int,
-    activation_scale: float | None,
+    activation_scale: float | None = None,
 ) -> torch.Tensor:
     rows, inputs = x.shape
     weight = Sparse(values=values, bits=bits, starts=starts, scale=scale, outputs=outputs, inputs=inputs)

@@ -98,7 +98,7 @@ def check(weight: Sparse, *, name: str) -> None:
     values, bits, outputs, inputs = weight.values, weight.bits, weight.outputs, weight.inputs
     if not 1 <= inputs <= integers.MAX_INPUTS or outputs < 1:
         raise BadArtifact(
-            f"tensor {name!r}: shape {[outputs, inputs]} must be at least 1 and at most {integers.MAX_INPUTS} inputs"
+            f"tensor {name!r}: shape {[outputs, inputs]} must be 1 or more, and at most {integers.MAX_INPUTS} inputs"
         )
     if weight.starts is None and inputs % 4:
         raise BadArtifact(f"tensor {name!r}: 2 of 4 needs inputs in fours, the shape says {inputs}")
