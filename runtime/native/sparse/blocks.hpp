@@ -13,6 +13,8 @@
 
 namespace modelmill::sparse {
 
+constexpr int AHEAD = 2048;  // bytes
+
 struct Blocks {
     const void* values;
     const void* index;
@@ -85,9 +87,33 @@ void floats_portable(const Blocks& w, const float* x, Index block, Index m) {
     store<HEIGHT>(w, block, m, sums[0]);
 }
 
-__attribute__((always_inline)) inline int32_t picked(const int8_t* x, const uint32_t (&at)[4]) {
-    const auto byte = [&](int j) { return static_cast<uint32_t>(static_cast<uint8_t>(x[at[j]])); };
-    return static_cast<int32_t>(byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24);
+// The four picked bytes, then zeros.
+MODELMILL_AVX2 __attribute__((always_inline)) inline __m128i picked(const int8_t* x, const uint32_t (&at)[4]) {
+    __m128i four = _mm_insert_epi8(_mm_setzero_si128(), x[at[0]], 0);
+    four = _mm_insert_epi8(four, x[at[1]], 1);
+    four = _mm_insert_epi8(four, x[at[2]], 2);
+    return _mm_insert_epi8(four, x[at[3]], 3);
+}
+
+// As Blocks::inputs_of, for one quad or two; and asks for what comes half a page later, since the processor's own guesses
+// stop at a page's end.
+template <int QUADS>
+MODELMILL_AVX2 __attribute__((always_inline)) inline void inputs_avx2(const Blocks& w, Index q, const void* values,
+                                                                      uint32_t (&at)[QUADS][4]) {
+    _mm_prefetch(static_cast<const char*>(values) + AHEAD, _MM_HINT_T0);
+    if (w.wide) {
+        for (int i = 0; i < QUADS; ++i) w.inputs_of(q + i, at[i]);
+        return;
+    }
+    const auto* index = static_cast<const uint16_t*>(w.index) + 4 * q;
+    _mm_prefetch(index + AHEAD / 8, _MM_HINT_T0);
+    const auto* packed = reinterpret_cast<const __m128i*>(index);
+    const __m128i last = _mm_set1_epi16(static_cast<short>(std::min<Index>(w.inputs - 1, 0xffff)));
+    const __m128i cut = _mm_min_epu16(QUADS == 2 ? _mm_loadu_si128(packed) : _mm_loadl_epi64(packed), last);
+    for (int i = 0; i < QUADS; ++i) {
+        const auto four = static_cast<uint64_t>(i ? _mm_extract_epi64(cut, 1) : _mm_cvtsi128_si64(cut));
+        for (int j = 0; j < 4; ++j) at[i][j] = four >> 16 * j & 0xffff;
+    }
 }
 
 // Sums of four neighbours' products, exact: |x| and w * sign(x) are at most 127, and 2 * 127 * 127 < 2^15.
@@ -103,10 +129,10 @@ MODELMILL_AVX2 void integers16_avx2(const Blocks& w, const Codes& x, Index block
     for (Index q = w.starts[block]; q < w.starts[block + 1]; ++q) {
         const auto* values = reinterpret_cast<const __m256i*>(w.quad<int8_t>(q, 16));
         const __m256i first = _mm256_loadu_si256(values), second = _mm256_loadu_si256(values + 1);
-        uint32_t at[4];
-        w.inputs_of(q, at);
+        uint32_t at[1][4];
+        inputs_avx2(w, q, values, at);
         for (int r = 0; r < M; ++r) {
-            const __m256i four = _mm256_set1_epi32(picked(x.row(m + r), at));
+            const __m256i four = _mm256_broadcastd_epi32(picked(x.row(m + r), at[0]));
             low[r] = products(low[r], first, four);
             high[r] = products(high[r], second, four);
         }
@@ -119,25 +145,30 @@ MODELMILL_AVX2 void integers16_avx2(const Blocks& w, const Codes& x, Index block
     }
 }
 
-// Two quads of 4 rows share a register.
+// Two quads of 4 rows share a register; a last one alone leaves the other half zero.
 template <int M>
 MODELMILL_AVX2 void integers4_avx2(const Blocks& w, const Codes& x, Index block, Index m) {
     __m256i sum[M];
     for (int r = 0; r < M; ++r) sum[r] = _mm256_setzero_si256();
     const Index end = w.starts[block + 1];
-    for (Index q = w.starts[block]; q < end; q += 2) {
-        const bool both = q + 1 < end;
+    Index q = w.starts[block];
+    for (; q + 2 <= end; q += 2) {
         const int8_t* values = w.quad<int8_t>(q, 4);
-        uint32_t at[4], next[4] = {};
-        w.inputs_of(q, at);
-        if (both) w.inputs_of(q + 1, next);
-        const __m256i pair = both ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values))
-                                  : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+        const __m256i pair = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+        uint32_t at[2][4];
+        inputs_avx2(w, q, values, at);
         for (int r = 0; r < M; ++r) {
             const int8_t* row = x.row(m + r);
-            const __m256i picks = _mm256_set_m128i(_mm_set1_epi32(picked(row, next)), _mm_set1_epi32(picked(row, at)));
+            const __m256i picks = _mm256_set_m128i(_mm_broadcastd_epi32(picked(row, at[1])), _mm_broadcastd_epi32(picked(row, at[0])));
             sum[r] = products(sum[r], pair, picks);
         }
+    }
+    if (q < end) {
+        const auto* values = reinterpret_cast<const __m128i*>(w.quad<int8_t>(q, 4));
+        const __m256i single = _mm256_zextsi128_si256(_mm_loadu_si128(values));
+        uint32_t at[4];
+        w.inputs_of(q, at);
+        for (int r = 0; r < M; ++r) sum[r] = products(sum[r], single, _mm256_broadcastd_epi32(picked(x.row(m + r), at)));
     }
     for (int r = 0; r < M; ++r) {
         alignas(16) int32_t sums[4];
@@ -153,12 +184,12 @@ MODELMILL_AVX2 void floats16_avx2(const Blocks& w, const float* x, Index block, 
     for (int r = 0; r < M; ++r) low[r] = high[r] = _mm256_setzero_ps();
     for (Index q = w.starts[block]; q < w.starts[block + 1]; ++q) {
         const float* values = w.quad<float>(q, 16);
-        uint32_t at[4];
-        w.inputs_of(q, at);
+        uint32_t at[1][4];
+        inputs_avx2(w, q, values, at);
         for (int j = 0; j < 4; ++j) {
             const __m256 first = _mm256_loadu_ps(values + 16 * j), second = _mm256_loadu_ps(values + 16 * j + 8);
             for (int r = 0; r < M; ++r) {
-                const __m256 one = _mm256_broadcast_ss(x + (m + r) * w.inputs + at[j]);
+                const __m256 one = _mm256_broadcast_ss(x + (m + r) * w.inputs + at[0][j]);
                 low[r] = _mm256_fmadd_ps(first, one, low[r]);
                 high[r] = _mm256_fmadd_ps(second, one, high[r]);
             }
@@ -178,13 +209,13 @@ MODELMILL_AVX2 void floats4_avx2(const Blocks& w, const float* x, Index block, I
     for (int r = 0; r < M; ++r) sum[r] = _mm256_setzero_ps();
     for (Index q = w.starts[block]; q < w.starts[block + 1]; ++q) {
         const float* values = w.quad<float>(q, 4);
-        uint32_t at[4];
-        w.inputs_of(q, at);
+        uint32_t at[1][4];
+        inputs_avx2(w, q, values, at);
         for (int j = 0; j < 4; j += 2) {
             const __m256 pair = _mm256_loadu_ps(values + 4 * j);
             for (int r = 0; r < M; ++r) {
                 const float* row = x + (m + r) * w.inputs;
-                const __m256 two = _mm256_set_m128(_mm_broadcast_ss(row + at[j + 1]), _mm_broadcast_ss(row + at[j]));
+                const __m256 two = _mm256_set_m128(_mm_broadcast_ss(row + at[0][j + 1]), _mm_broadcast_ss(row + at[0][j]));
                 sum[r] = _mm256_fmadd_ps(pair, two, sum[r]);
             }
         }

@@ -81,17 +81,29 @@ MODELMILL_AVX2 inline void spread(const float* values, const Shuffle& from, floa
     _mm256_storeu_ps(out, _mm256_blendv_ps(moved, _mm256_setzero_ps(), _mm256_castsi256_ps(shuffle)));
 }
 
+// The bytes of a row in fours, as far as there are values enough to read; where it ended. Eight values are read for each, whether or not they are used.
+template <bool MASK, typename Value>
+MODELMILL_AVX2 Index spread_bytes(const Sparse& w, const uint8_t* bits, Index& cursor, Value* out) {
+    const auto* values = static_cast<const Value*>(w.values);
+    const Index end = w.inputs / 8;
+    Index b = 0, at = cursor;
+    for (; b + 4 <= end && at + 32 <= w.kept; b += 4)
+        for (int i = 0; i < 4; ++i) {
+            const uint8_t byte = bits[b + i];
+            spread(values + at, MASK ? MASKS[byte] : POSITIONS[byte], out + 8 * (b + i));
+            at += MASK ? std::popcount(byte) : 4;
+        }
+    cursor = at;
+    return b;
+}
+
 template <typename Value>
 MODELMILL_AVX2 void expand_avx2(const Sparse& w, Index n, Value* out) {
     Index cursor = w.first(n);
-    const Index bytes = w.bytes();
-    const uint8_t* bits = w.bits + n * bytes;
-    for (Index b = 0; b < bytes; ++b) {
-        // Eight values are read, whether or not they are used.
-        if (8 * b + 8 <= w.inputs && cursor + 8 <= w.kept)
-            spread(static_cast<const Value*>(w.values) + cursor, w.shuffle(bits[b]), out + 8 * b);
-        else
-            expand_byte(w, bits[b], cursor, w.inputs - 8 * b, out + 8 * b);
+    const uint8_t* bits = w.bits + n * w.bytes();
+    Index b = w.starts ? spread_bytes<true>(w, bits, cursor, out) : spread_bytes<false>(w, bits, cursor, out);
+    for (; b < w.bytes(); ++b) {
+        expand_byte(w, bits[b], cursor, w.inputs - 8 * b, out + 8 * b);
         cursor += w.takes(bits[b]);
     }
 }
