@@ -12,10 +12,14 @@ import sysconfig
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MODULES = {"fastpath/module.cpp": "modelmill/serve/_fastpath"}
+MODULES = {
+    "fastpath/module.cpp": "modelmill/serve/_fastpath",
+    "sparse/module.cpp": "modelmill/kernels/_sparse",
+}
 """Source, and the module's place in the package."""
 FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-static-libstdc++", "-static-libgcc"),
+    *("-ffp-contract=off", "-pthread"),  # the same roundings on every instruction set
     *("-Wall", "-Wextra", "-Werror", "-Wl,--strip-all"),
 )
 

@@ -1,0 +1,86 @@
+# The interface of runtime/native/sparse. Tensors are addresses (0: none), lengths are elements; ValueError refuses.
+# `avx2`: whether to use it where it is there; results do not depend on it.
+
+def isa() -> str:
+    """ "avx2" or "portable"."""
+
+def block_linear(
+    values: int,
+    is_float: bool,
+    index: int,
+    wide: bool,
+    starts: int,
+    quads: int,
+    height: int,
+    outputs: int,
+    inputs: int,
+    scale: int,
+    bias: int,
+    out: int,
+    x: int,
+    rows: int,
+    threads: int,
+    avx2: bool,
+    activation_scale: float,
+    /,
+) -> None: ...
+def block_decode(
+    values: int,
+    is_float: bool,
+    index: int,
+    wide: bool,
+    starts: int,
+    quads: int,
+    height: int,
+    outputs: int,
+    inputs: int,
+    scale: int,
+    bias: int,
+    out: int,
+    first_block: int,
+    end_block: int,
+    /,
+) -> None: ...
+def sparse_linear(
+    values: int,
+    is_float: bool,
+    bits: int,
+    starts: int,
+    kept: int,
+    outputs: int,
+    inputs: int,
+    scale: int,
+    bias: int,
+    out: int,
+    x: int,
+    rows: int,
+    threads: int,
+    avx2: bool,
+    activation_scale: float,
+    /,
+) -> None: ...
+def sparse_decode(
+    values: int,
+    is_float: bool,
+    bits: int,
+    starts: int,
+    kept: int,
+    outputs: int,
+    inputs: int,
+    scale: int,
+    bias: int,
+    out: int,
+    first_row: int,
+    end_row: int,
+    avx2: bool,
+    /,
+) -> None: ...
+def dense_linear(
+    weight: int, scale: int, bias: int, out: int, x: int, rows: int, outputs: int, inputs: int, avx2: bool, /
+) -> None:
+    """int8 [outputs, inputs], inputs a multiple of 32: what benchmarks compare with."""
+
+def binary_linear(
+    signs: int, scale: int, bias: int, out: int, x: int, rows: int, outputs: int, inputs: int, threads: int, avx2: bool, /
+) -> None: ...
+def pack_signs(x: int, out: int, rows: int, inputs: int, avx2: bool, /) -> None: ...
