@@ -6,13 +6,20 @@ from typing import Any
 import torch
 
 from modelmill.compress.codecs import bfloat16
+from modelmill.compress.codecs.blocks import BlockWeight
 from modelmill.compress.codecs.coded import CodedWeight
+from modelmill.compress.codecs.sparse import SparseWeight
 from modelmill.compress.draft import Draft, Mask
 from modelmill.compress.grids.grid import Grid
+from modelmill.compress.grids.uniform import Uniform
 from modelmill.compress.select import select
 from modelmill.compress.state import tensors_of
 from modelmill.compress.structure import to_json
 from modelmill.compress.weights import Plain, Weight
+
+HEIGHTS = {"16x1": 16, "4x1": 4}
+WORTH_IT = 0.3
+"""Zeros among single weights from which on leaving them out makes the file smaller by more than a sixth, bits for places included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,6 +59,15 @@ def encode(draft: Draft) -> Compressed:
 
 
 def _weight(weight: torch.Tensor, mask: Mask | None, grid: Grid | None, *, name: str) -> Weight:
+    """In the form that its mask and its grid ask for."""
+    int8 = isinstance(grid, Uniform) and grid.bits == 8 and grid.granularity == "Channel" and grid.symmetric
+    if mask is not None and mask.pattern in HEIGHTS:
+        return BlockWeight.of(weight, height=HEIGHTS[mask.pattern], int8=int8, name=name)
+    if mask is not None and mask.pattern == "2:4":
+        return SparseWeight.of(weight, pattern="2:4", int8=int8, name=name)
+    zeros = float((weight == 0).float().mean())
+    if mask is not None and (grid is None or int8) and zeros >= WORTH_IT:
+        return SparseWeight.of(weight, pattern="mask", int8=int8, name=name)
     return Plain(data=weight) if grid is None else CodedWeight.of(grid.encode(weight, name=name))
 
 

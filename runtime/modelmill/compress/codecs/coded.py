@@ -14,13 +14,13 @@ from typing import Any, Self
 import torch
 from torch.nn import functional
 
+from modelmill.compress.codecs.shape import shape_of
 from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.compress.weight import CompressedWeight, Take
 from modelmill.kernels import gpu, tiles
 
 NAME = "codes"
-_MOST_DIMENSIONS = 5
 
 
 class CodedWeight(CompressedWeight):
@@ -72,13 +72,13 @@ class CodedWeight(CompressedWeight):
     @classmethod
     def read(cls, name: str, descriptor: dict[str, Any], take: Take) -> Self:
         facts = dict(descriptor)
-        grid, bits, shape = facts.pop("grid", None), facts.pop("bits", None), facts.pop("shape", None)
-        if not isinstance(grid, str) or bits not in WIDTHS:
+        shape = shape_of(name, facts)
+        grid, bits = facts.pop("grid", None), facts.pop("bits", None)
+        if not isinstance(grid, str) or type(bits) is not int or bits not in WIDTHS:
             raise BadArtifact(f"tensor {name!r}: grid {grid!r} must be a name and bits {bits!r} one of {WIDTHS}")
-        if not (isinstance(shape, list) and 2 <= len(shape) <= _MOST_DIMENSIONS and all(type(n) is int and n > 0 for n in shape)):
-            raise BadArtifact(f"tensor {name!r}: shape {shape!r} must be 2 to {_MOST_DIMENSIONS} numbers above 0")
+        del facts["shape"]
         optional = {part: take(part) if facts.pop(part, False) else None for part in ("levels", "zero")}
-        made = cls(grid=grid, bits=bits, shape=tuple(shape), codes=take(""), scale=take("scale"), facts=facts, **optional)
+        made = cls(grid=grid, bits=bits, shape=shape, codes=take(""), scale=take("scale"), facts=facts, **optional)
         made._check(name)
         return made
 
