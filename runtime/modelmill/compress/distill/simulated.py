@@ -26,6 +26,7 @@ from modelmill.compress.errors import CompressionError
 from modelmill.compress.tune import Training, settle_norms
 
 _HELD_SHARE = 4
+_SPREAD = 2654435761
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,8 @@ class SimulatedRows:
         order = torch.randperm(len(starts), generator=torch.Generator().manual_seed(self.seed + epoch))
         for start in starts[order].tolist():
             rows = min(batch_size, self.count - start)
-            generator = torch.Generator().manual_seed((self.seed << 32) + start)
+            # A product, not a shift: the generator reads the low 32 bits of its seed only.
+            generator = torch.Generator().manual_seed(((self.seed + 1) * _SPREAD + start) % (1 << 32))
             yield self.model.draw(rows, generator=generator, temperature=self.temperature), torch.empty(rows, 0)
 
     def calibration(self, *, rows: int) -> list[Batch]:
