@@ -4,13 +4,14 @@ Trust, said plainly: this code runs wherever the version is evaluated or served.
 that it is the code that was published, not that it is harmless.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelmill.artifact import program
 from modelmill.artifact.errors import NotPublishable
 from modelmill.artifact.manifest import PROGRAM, Code
+from modelmill.contract.steps import Step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,11 +40,15 @@ def collect(folder: Path) -> dict[str, Path]:
     return found
 
 
-def build(code: Code, *, folder: Path, hyperparameters: Mapping[str, Any]) -> "tuple[nn.Module, Recipe | None]":
-    """The module, ready to take weights, and the recipe it is from, which a program has not; `folder` holds the files."""
+def build(
+    code: Code, *, folder: Path, hyperparameters: Mapping[str, Any], steps: Sequence[Step] = ()
+) -> "tuple[nn.Module, Recipe | None]":
+    """The module, ready to take weights, and the recipe it is from, which a program has not.
+
+    `folder` holds the files; `steps` made the variant that the weights are of."""
     if code.kind == PROGRAM:
         return program.build_module(program.load(folder / code.files[0])), None
-    from modelmill.recipe.load import load_recipe
+    from modelmill.recipe.load import load_recipe, module_of
 
     recipe = load_recipe(folder / FOLDER if code.files else None, code.entrypoint or "", hyperparameters)
-    return recipe.model(), recipe
+    return module_of(recipe, steps), recipe

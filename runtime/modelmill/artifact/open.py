@@ -31,7 +31,8 @@ class OpenedVersion:
 
     def build(self) -> "tuple[nn.Module, Recipe | None]":
         """The module without the variant's weights, which `modelmill.compress.apply.load_variant` puts in, and its recipe."""
-        return code.build(self.manifest.code, folder=self.folder, hyperparameters=self.manifest.hyperparameters)
+        parts, values = self.manifest.code, self.manifest.hyperparameters
+        return code.build(parts, folder=self.folder, hyperparameters=values, steps=self.variant.steps)
 
 
 def open_version(

@@ -52,10 +52,6 @@ class Material(Protocol):
         """Some rows of the training data, always the same, not augmented, in batches of at most 32."""
         ...
 
-    def validation(self, *, rows: int) -> list[Batch]:
-        """Rows to judge by: held back from training where the job holds any back."""
-        ...
-
     def rows(self) -> int:
         """How many there are to train on."""
         ...

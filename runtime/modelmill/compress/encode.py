@@ -19,7 +19,7 @@ from modelmill.compress.weights import Plain, Weight
 
 HEIGHTS = {"16x1": 16, "4x1": 4}
 WORTH_IT = 0.3
-"""Zeros among single weights from which on leaving them out makes the file smaller by more than a sixth, bits for places included."""
+"""Zeros among single weights from which on leaving them out makes the file smaller by a sixth or more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +50,7 @@ def encode(draft: Draft) -> Compressed:
         weights |= {name: _weight(masked[name], draft.masks.get(name), draft.grids.get(name), name=name) for name in changed}
     return Compressed(
         weights=weights,
-        structure=to_json(draft.structure),
+        structure=tuple(to_json(draft.structure)),
         changed=tuple(changed),
         kept={} if draft.rounded else select(draft.module).kept,
         sparsity=_sparsity([weights[name] for name in changed if masked[name].dim() > 1]),

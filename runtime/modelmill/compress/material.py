@@ -33,6 +33,7 @@ class JobMaterial:
         return self._read(Part(rows=self._plain.rows, numbers=numbers))
 
     def validation(self, *, rows: int) -> list[Batch]:
+        """Rows to judge by: held back from training where the job holds any back."""
         held = self._parts[1]
         if held is None:  # then rows that calibration takes last
             numbers = self._drawn("calibration", self._plain.numbers)[-rows:]

@@ -89,4 +89,5 @@ def _task(opened: OpenedVersion, today: Task) -> Task:
         recipe=str(opened.folder / code.FOLDER) if parts.files else None,
         entrypoint=parts.entrypoint or "",
         hyperparameters=opened.manifest.hyperparameters,
+        steps=opened.variant.steps,
     )

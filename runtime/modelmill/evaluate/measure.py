@@ -15,7 +15,7 @@ from modelmill.evaluate.latency import measure_latency
 from modelmill.evaluate.metrics import Tally
 from modelmill.evaluate.task import Measured, Task
 from modelmill.recipe import Recipe
-from modelmill.recipe.load import load_recipe
+from modelmill.recipe.load import load_recipe, module_of
 
 BATCH_ROWS = 256
 
@@ -40,7 +40,7 @@ def measure(task: Task) -> Measured:
 
 def _build(task: Task, recipe: Recipe) -> nn.Module:
     if task.program is None:
-        return recipe.model()
+        return module_of(recipe, task.steps)
     from modelmill.artifact import program
 
     return program.build_module(program.load(Path(task.program)))

@@ -75,7 +75,7 @@ def _evaluate(job: JobFile, variant: Variant, *, task: Task, baselines: Baseline
     size, measured, failure = 0, None, None
     try:
         size = _weights_size(job, variant)
-        measured = _measure(workspace.variant_uri(job, variant.name), task)
+        measured = _measure(workspace.variant_uri(job, variant.name), replace(task, steps=variant.steps))
     except (Failed, storage.NotFound) as error:
         failure = str(error)
     measurement = (

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelmill.contract.steps import Step
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -16,6 +18,8 @@ class Task:
     recipe: str | None = None
     """Path of the recipe's folder; None means that the entrypoint is installed."""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+    """What made the variant."""
     program: str | None = None
     """Path of an exported program to measure instead of the recipe's model."""
 

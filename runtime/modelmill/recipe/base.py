@@ -39,6 +39,10 @@ class Recipe:
         """The module with fresh weights; the trainer has seeded torch's generator."""
         raise NotImplementedError(f"{type(self).__name__}.model() must return the torch.nn.Module to train")
 
+    def student(self) -> nn.Module:
+        """A smaller module with the same inputs and outputs, for compression that begins with `migrate`; like `model()` else."""
+        raise NotImplementedError(f"{type(self).__name__}.student() must return a smaller torch.nn.Module for migrate")
+
     def initialize(self, module: nn.Module) -> None:
         """Loads the weights to begin from, where training begins with its first step; the default keeps the fresh ones.
 

@@ -6,10 +6,13 @@ Modules of a folder loaded earlier in the same process are forgotten: two versio
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from modelmill.contract.steps import Step
 from modelmill.recipe.base import Recipe, RecipeError
 
 PROCESSING = ("service_signature", "preprocess", "postprocess")
@@ -31,6 +34,11 @@ def load_recipe(path: Path | str | None, entrypoint: str, hyperparameters: Mappi
         there = f"it has {', '.join(classes)}" if classes else "it has no subclass of modelmill.Recipe"
         raise RecipeError(f"recipe.entrypoint: module {module_name!r} has no recipe {class_name!r}; {there}")
     return found(hyperparameters)
+
+
+def module_of(recipe: Recipe, steps: Sequence[Step]) -> nn.Module:
+    """The module that a variant made by these steps has its weights for: student() where it began with migrate, else model()."""
+    return recipe.student() if any(step.migrate is not None for step in steps) else recipe.model()
 
 
 def processes(recipe: Recipe) -> bool:

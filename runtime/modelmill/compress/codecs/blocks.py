@@ -1,7 +1,7 @@
 """`blocks`: blocks of 16 or 4 output channels x 1 input that are kept, in int8 with a scale for each channel, or float32.
 
-    descriptor  {"codec": "blocks", "shape": [N, ...], "scale": true}
-    <weight>, <weight>_index, <weight>_starts, <weight>_scale: as `kernels.blocks` lays them out
+descriptor  {"codec": "blocks", "shape": [N, ...], "scale": true}
+<weight>, <weight>_index, <weight>_starts, <weight>_scale: as `kernels.blocks` lays them out
 """
 
 from typing import Any, Self

@@ -24,7 +24,12 @@ def run(step: Distill, draft: Draft, context: Context) -> None:
             prepare=(lambda: hold(draft.module, draft.masks)) if draft.masks else None,
         )  # fmt: skip
         kept = next(attempt for attempt in attempts if attempt.kept)
-        draft.notes.append(f"simulated: kept the data set of temperature {kept.temperature:.2f}, divergence {kept.divergence:.4g}")
+        draft.notes.append(
+            f"simulated: kept the data set of temperature {kept.temperature:.2f}, divergence {kept.divergence:.4g}"
+        )
+    elif step.method in ("Features", "Attention"):
+        matching = features.Matching(method="Features" if step.method == "Features" else "Attention")
+        features.distill(draft.module, context, training, soft=soft, matching=matching, label=label, after_step=held)
     else:
         raise CompressionError(
             f"distill.method: {step.method!r} is not known; use Simple, Adversarial, Simulated, Features or Attention"

@@ -7,7 +7,7 @@ import torch
 
 from modelmill.compress.draft import Context, Draft, Mask, Pattern
 from modelmill.compress.errors import CompressionError
-from modelmill.compress.prune import blocks, gradient, magnitude, masks, n_of_m, threshold, wanda
+from modelmill.compress.prune import blocks, gradient, masks, n_of_m, threshold, wanda
 from modelmill.compress.prune.online.adagrad import AdaGrad
 from modelmill.compress.prune.online.base import Online
 from modelmill.compress.prune.online.binary import BinaryMask
@@ -70,9 +70,7 @@ def _by_rows(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     return masks.largest_of_rows(rows, keep=masks.kept_count(rows.shape[1], sparsity=sparsity)).view(scores.shape)
 
 
-def _scores(
-    step: Prune, weights: dict[str, torch.Tensor], draft: Draft, context: Context | None
-) -> dict[str, torch.Tensor]:
+def _scores(step: Prune, weights: dict[str, torch.Tensor], draft: Draft, context: Context | None) -> dict[str, torch.Tensor]:
     if step.method == "Magnitude":
         return {name: weight.abs() for name, weight in weights.items()}
     material = needed(context, f"prune with {step.method}").material
@@ -85,7 +83,8 @@ def _scores(
         return {name: wanda.scores(weight, norms.norms(name)) for name, weight in weights.items()}
     if step.method != "Gradient":
         raise CompressionError(
-            f"prune.method: {step.method!r} is not known; use Threshold, Magnitude, Gradient, Wanda, Channels, LearnedMask or AdaGrad"
+            f"prune.method: {step.method!r} is not known; "
+            "use Threshold, Magnitude, Gradient, Wanda, Channels, LearnedMask or AdaGrad"
         )
     leaves = {name: draft.module.get_parameter(name).requires_grad_(True) for name in weights}
     recipe = needed(context, "prune with Gradient").recipe
@@ -97,9 +96,7 @@ def _scores(
     return scores
 
 
-def _online(
-    step: Prune, training: Training, names: list[str], draft: Draft, context: Context
-) -> dict[str, torch.Tensor]:
+def _online(step: Prune, training: Training, names: list[str], draft: Draft, context: Context) -> dict[str, torch.Tensor]:
     total = training_of(training).steps(rows=context.material.rows())
     schedule = _schedule(step, total)
     online: Online

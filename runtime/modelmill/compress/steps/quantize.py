@@ -42,7 +42,7 @@ def run(step: Quantize, draft: Draft, context: Context | None) -> None:
 
 
 def grid_of(step: Quantize, *, inputs: int, masked: bool) -> Grid:
-    """The step's grid for a weight of so many inputs; where the group size does not divide them, with a scale for each channel."""
+    """The step's grid for a weight of so many inputs; a scale for each channel where the group size does not divide them."""
     size = step.group_size
     granularity: Granularity = "Channel" if step.granularity == "Group" and inputs % size else _granularity(step)
     bits = step.bits
