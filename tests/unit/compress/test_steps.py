@@ -41,10 +41,9 @@ def material() -> Rows:
 @pytest.fixture(scope="module")
 def teacher(material: Rows) -> nn.Module:
     module = mlp(hidden=HIDDEN)
-    made = compress(
-        module, (Step(tune=Training(epochs=6, lr=0.1, batch_size=64, teacher=0.0)),), context(material, teacher=module)
-    )
-    module.load_state_dict({name: weight.data for name, weight in made.weights.items() if isinstance(weight, Plain)})
+    alone = Step(tune=Training(epochs=6, lr=0.1, batch_size=64, teacher=0.0))
+    made = compress(module, (alone,), context(material, teacher=module))
+    module.load_state_dict({name: dense_of(weight) for name, weight in made.weights.items()})
     assert right(module, material) > 0.9
     return module.requires_grad_(False)
 
@@ -107,13 +106,9 @@ PLANS: dict[str, tuple[Step, ...]] = {
 def test_a_variant_answers_as_its_decoded_weights_do(
     steps: tuple[Step, ...], teacher: nn.Module, material: Rows, tmp_path: Path
 ) -> None:
-    loaded, weights = made_and_loaded(steps, teacher, material, tmp_path)
-    decoded = Student().student() if steps[0].migrate else Student().model()
-    made = compress(teacher, steps, context(material, teacher=teacher, recipe=Student()))
-    apply_edits(decoded, from_json(made.structure))
-    decoded.load_state_dict(
-        {name: weight.data if isinstance(weight, Plain) else weight.decode() for name, weight in weights.items()}
-    )
+    made, loaded = made_and_loaded(steps, teacher, material, tmp_path)
+    decoded = apply_edits(module_of(Student(), steps), from_json(made.structure))
+    decoded.load_state_dict({name: dense_of(weight) for name, weight in made.weights.items()})
     with torch.inference_mode():
         found, wanted = loaded(material.inputs), decoded.eval()(material.inputs)
     assert float((found - wanted).norm() / wanted.norm()) < 0.03, "int8 activations"
