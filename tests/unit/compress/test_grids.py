@@ -118,7 +118,7 @@ def test_errors_stay_within_the_bounds_that_the_grids_promise(shape: tuple[int, 
     for grid in even:
         assert largest_by_scale(grid.encode(weight, name="w"), weight) <= 0.5 * ROUNDING, grid
     for skew in skewed:
-        assert largest_by_scale(skew.encode(weight, name="w"), weight) <= 1.0 * ROUNDING, skew
+        assert largest_by_scale(skew.encode(weight, name="w"), weight) <= 0.5 + 1e-4, skew
     for residue in (Residue(modulus=256), Residue(modulus=5), FixedPoint(point=2)):
         assert largest_by_scale(residue.encode(weight, name="w"), weight) <= 0.5 * ROUNDING, residue
     for normal in (NormalFloat(granularity="Channel"), NormalFloat(bits=2, granularity="Tensor")):
@@ -278,8 +278,9 @@ def test_steps_follow_what_is_important() -> None:
     weight = torch.tensor([[0.0, 0.1, 0.2, 5.0, 5.1, 9.0]])
     plain = Steps(steps=2).encode(weight, name="w").decode()
     careful = Steps(steps=2, importance=torch.tensor([[100.0, 1.0, 100.0, 0.01, 0.01, 0.01]])).encode(weight, name="w").decode()
-    assert float((careful - weight)[0, :3].abs().max()) < float((plain - weight)[0, :3].abs().max()) + 0.03
-    assert float(careful[0, 0]) != float(careful[0, 3])
+    assert plain[0, 0] == plain[0, 2] != plain[0, 3]
+    # Now the error of 0.2 counts more than those of 5 to 9.
+    assert careful[0].tolist() == pytest.approx([0.0, 0.0, 0.2, 0.2, 0.2, 0.2], abs=0.01)
     with pytest.raises(CompressionError, match=r"tensor 'w': importance \[2\] must have the weight's shape \[1, 6\]"):
         Steps(importance=torch.ones(2)).encode(weight, name="w")
 
