@@ -24,6 +24,15 @@ def block_linear(
     activation_scale: float,
     /,
 ) -> None: ...
+def block_conv2d(
+    values: int, is_float: bool, index: int, wide: bool, starts: int, quads: int, height: int, outputs: int, inputs: int,
+    scale: int, bias: int, out: int, x: int,
+    samples: int, channels: int, image_height: int, image_width: int,
+    kernel_y: int, kernel_x: int, stride_y: int, stride_x: int, dilation_y: int, dilation_x: int,
+    top: int, left: int, rows: int, columns: int, threads: int, avx2: bool, activation_scale: float, /,
+) -> None:
+    """x and out channels last; `rows` and `columns` are those of the image with its border."""
+
 def block_decode(
     values: int,
     is_float: bool,

@@ -10,6 +10,7 @@
 
 #include "binary.hpp"
 #include "dots.hpp"
+#include "image.hpp"
 #include "split.hpp"
 
 namespace modelmill::sparse {
@@ -97,7 +98,32 @@ PyObject* block_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) 
         if (is_float)
             return split(blocks, products, threads, [&](Index from, Index to) { floats(w, x, rows, height, avx2, from, to); });
         const Codes codes = quantize(x, rows, w.inputs, static_cast<float>(given), avx2);
-        split(blocks, products, threads, [&](Index from, Index to) { integers(w, codes, rows, height, avx2, from, to); });
+        std::vector<Index> begins(rows);
+        for (Index m = 0; m < rows; ++m) begins[m] = m * codes.stride;
+        const Picks<false> picks{codes.values.data(), begins.data(), codes.scales.data(), nullptr};
+        split(blocks, products, threads, [&](Index from, Index to) { integers(w, picks, rows, height, avx2, from, to); });
+    });
+}
+
+PyObject* block_conv2d(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    Numbers<29> n;
+    if (count < 1) return refuse("30 arguments expected");
+    const double given = PyFloat_AsDouble(arguments[count - 1]);
+    if ((given == -1.0 && PyErr_Occurred()) || !n.read(arguments, count - 1)) return nullptr;
+    if (const char* wrong = wrong_blocks(n.at)) return refuse(wrong);
+    const Blocks w = blocks_of(n.at);
+    const long long* at = n.at + 13;
+    const Geometry g{at[0], at[1], at[2], at[3], {at[4], at[5]}, {at[6], at[7]}, {at[8], at[9]}, at[10], at[11], at[12], at[13]};
+    if (n.at[1] || !g.fits() || w.inputs != g.kernel[0] * g.kernel[1] * g.channels) return refuse("the image does not fit the weight");
+    if (g.rows * g.columns * g.channels >= 1LL << 32) return refuse("an image of more than 2^32 numbers");
+    const bool avx2 = n.at[28] != 0 && has_avx2();
+    const int height = static_cast<int>(n.at[6]);
+    return unlocked([&] {
+        const Image image(n.pointer<const float>(12), g, static_cast<float>(given), avx2);
+        const Picks<true> picks{image.values.data(), image.pixels.data(), image.scales.data(), image.offsets.data()};
+        const Index pixels = static_cast<Index>(image.pixels.size());
+        split((w.outputs + height - 1) / height, 4.0 * n.at[5] * height * pixels, n.at[27],
+              [&](Index from, Index to) { integers(w, picks, pixels, height, avx2, from, to); });
     });
 }
 
@@ -210,6 +236,7 @@ PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t))
 
 PyMethodDef functions[] = {{"isa", isa, METH_NOARGS, nullptr},
                            {"block_linear", fast(block_linear), METH_FASTCALL, nullptr},
+                           {"block_conv2d", fast(block_conv2d), METH_FASTCALL, nullptr},
                            {"block_decode", fast(block_decode), METH_FASTCALL, nullptr},
                            {"sparse_linear", fast(sparse_linear), METH_FASTCALL, nullptr},
                            {"sparse_decode", fast(sparse_decode), METH_FASTCALL, nullptr},
