@@ -51,7 +51,9 @@ def sparse_case(x: torch.Tensor, weight: Blocks | Sparse) -> Case:
     product: Any = products.block_linear if isinstance(weight, Blocks) else products.sparse_linear
     names = [field.name for field in fields(weight) if field.name not in ("outputs", "inputs")]
     rotated = copies(tuple(getattr(weight, name) for name in names))
-    made = itertools.cycle([replace(weight, **dict(zip(names, next(rotated), strict=True))) for _ in range(_count(weight, names))])
+    made = itertools.cycle(
+        [replace(weight, **dict(zip(names, next(rotated), strict=True))) for _ in range(_count(weight, names))]
+    )
     return Case(lambda: product(x, next(made)), _size(weight, names))
 
 
@@ -122,7 +124,9 @@ def _has_onednn() -> bool:
     return hasattr(torch.ops.onednn, "qlinear_prepack")
 
 
-def _fbgemm(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> tuple[tuple[torch.Tensor], Callable[..., object]] | None:
+def _fbgemm(
+    x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor
+) -> tuple[tuple[torch.Tensor], Callable[..., object]] | None:
     """FBGEMM's packed weights are objects, not tensors: packed once for each copy, found again by address."""
     packs: dict[int, Any] = {}
 

@@ -32,6 +32,7 @@ def weight_of(outputs: int, channels: int, kernel: tuple[int, int], *, height: i
     ],
 )
 @pytest.mark.parametrize("height", blocks.HEIGHTS)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's own way with even kernels copies
 def test_the_sums_are_exact_on_every_instruction_set(
     monkeypatch: pytest.MonkeyPatch, channels: int, kernel: tuple[int, int], settings: dict[str, Any], height: int
 ) -> None:
