@@ -178,7 +178,8 @@ MODELMILL_AVX2 void integers4_avx2(const Blocks& w, const Picks<IMAGE>& x, Index
         x.place(at[1]);
         for (int r = 0; r < M; ++r) {
             const int8_t* row = x.row(m + r);
-            const __m256i picks = _mm256_set_m128i(_mm_broadcastd_epi32(picked(row, at[1])), _mm_broadcastd_epi32(picked(row, at[0])));
+            const __m256i picks =
+                _mm256_set_m128i(_mm_broadcastd_epi32(picked(row, at[1])), _mm_broadcastd_epi32(picked(row, at[0])));
             sum[r] = products(sum[r], pair, picks);
         }
     }

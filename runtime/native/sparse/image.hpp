@@ -13,9 +13,7 @@ struct Geometry {
     Index kernel[2], stride[2], dilation[2];
     Index top, left, rows, columns;  // rows, columns: of the image with its border
 
-    Index out(int side) const {
-        return ((side ? columns : rows) - dilation[side] * (kernel[side] - 1) - 1) / stride[side] + 1;
-    }
+    Index out(int side) const { return ((side ? columns : rows) - dilation[side] * (kernel[side] - 1) - 1) / stride[side] + 1; }
     bool fits() const {
         for (int side = 0; side < 2; ++side) {
             const Index size = side ? columns : rows, inner = side ? width : height, before = side ? left : top;
@@ -40,7 +38,8 @@ struct Image {
         scales.reserve(g.samples * pixels_of_one);
         for (Index b = 0; b < g.samples; ++b) {
             std::fill(codes.begin(), codes.end(), 0);
-            const float step = (avx2 ? quantize_avx2 : quantize_portable)(x + b * g.height * line, g.height * line, given, codes.data());
+            const float step =
+                (avx2 ? quantize_avx2 : quantize_portable)(x + b * g.height * line, g.height * line, given, codes.data());
             const Index first = b * g.rows * row;
             for (Index y = 0; y < g.height; ++y)
                 std::memcpy(values.data() + first + (g.top + y) * row + g.left * g.channels, codes.data() + y * line, line);
