@@ -143,7 +143,7 @@ def _fbgemm(
 def _coded(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> tuple[tuple[torch.Tensor], Callable[..., object]] | None:
     """This project's own product with 8-bit codes, where it is."""
     try:
-        operators = importlib.import_module("modelmill.kernels.operators")
+        operators = importlib.import_module("modelmill.kernels.linear")
     except ImportError:
         return None
     tiles = importlib.import_module("modelmill.kernels.tiles").prepare8(codes)
