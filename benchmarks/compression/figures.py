@@ -33,10 +33,7 @@ LIMITS: dict[str, tuple[str, float]] = {
     "load_vs_read_cold": ("<=", 1.3),
     "load_peak_memory_ratio": ("<=", 1.15),
 }
-HOLDS: Mapping[str, Callable[[float, float], bool]] = {
-    ">=": lambda value, limit: value >= limit,
-    "<=": lambda v, limit: v <= limit,
-}
+HOLDS: Mapping[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 WALL_OVER_CPU = 1.1
 """Above this, other programs took the core meanwhile."""
 

@@ -13,7 +13,7 @@ from benchmarks.compression.process import Failed, Process
 from benchmarks.compression.workloads import BATCHES
 from benchmarks.serving.venvs import NotToBeHad, environment
 
-SECONDS_IN_ROUND, LEAST_CALLS, MOST_CALLS = 0.4, 3, 50
+SECONDS_IN_ROUND, LEAST_CALLS, MOST_CALLS = 0.5, 2, 50
 """Of one side in one round."""
 BASELINES = ("fp32 eager", "fp32 inductor")
 
@@ -153,7 +153,7 @@ def _once(results: Results, name: str, sides: dict[str, Process]) -> None:
 def _time(results: Results, name: str, side: Process, batch: int, counts: dict[tuple[str, int], int]) -> None:
     key = name, batch
     if key not in counts:
-        first = min(side.ask("time", batch=batch, rounds=LEAST_CALLS)["wall"])
+        first = side.ask("time", batch=batch, rounds=1)["wall"][0]
         counts[key] = min(MOST_CALLS, max(LEAST_CALLS, int(SECONDS_IN_ROUND / first)))
     told = side.ask("time", batch=batch, rounds=counts[key])
     times = results.times.setdefault(key, Times())
