@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.compression import figures, load
+from benchmarks.compression import figures, load, tables
 from benchmarks.compression.models import data_folder
 from benchmarks.compression.rounds import FP32, OURS, PEERS, Results, compare, ours
 
@@ -37,7 +37,7 @@ def main() -> None:
     found = figures.figures(results)
     if LOAD in arguments.models:
         found += load.figures(rounds=arguments.rounds)
-    figures.show(found, results)
+    tables.show(found, results)
     if arguments.json:
         arguments.json.write_text(json.dumps(told(found, results), indent=1) + "\n")
 

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.compression.figures import Figure, show
+from benchmarks.compression.figures import Figure
+from benchmarks.compression.tables import show
 from benchmarks.serving.venvs import cache
 from modelmill.artifact import digests
 from modelmill.artifact.manifest import File
