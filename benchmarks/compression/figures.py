@@ -73,9 +73,8 @@ def _network(own: Results, variant: str) -> list[Figure]:
         _one(f"resnet56_{variant}_drop_points", drop, against=f"{base} {own.scores[base]:.4f}", unit="points"),
         speedup(own, f"resnet56_{variant}_speedup", name, base),
         _one(f"resnet56_{variant}_size_ratio", facts["dense_bytes"] / facts["file_bytes"], against="float32 state dict"),
+        _one(f"resnet56_{variant}_macs_ratio", facts["dense_macs"] / facts["macs"], against="dense"),
     ]
-    if "macs" in facts:
-        found.append(_one(f"resnet56_{variant}_macs_ratio", facts["dense_macs"] / facts["macs"], against="dense"))
     if peer := best_peer(own, at_least=own.scores[name]):
         found.append(speedup(own, f"resnet56_{variant}_speedup_vs_best_peer", name, peer))
     return found

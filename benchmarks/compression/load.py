@@ -2,7 +2,8 @@
 
     load_vs_read = (time to check, map and touch it - 20 ms) / max(reading it, hashing it), medians of interleaved rounds
 
-Ours: every chunk's digest checked, the weights read from the file, every page of every tensor touched. Reading:
+Ours: every chunk's digest checked, the weights (float32, codes of 8 and of 4 bits) read from the file and prepared for
+kernels, every page of every tensor touched. Reading:
 `readinto` a buffer whose pages are there already. Hashing: SHA-256 of bytes in memory, one thread. `cold`: no page of
 the file is in the page cache (asked of the kernel with mincore, else not measured). Memory: the most that a fresh
 process holds while it opens the file, over what it held before.
@@ -30,10 +31,14 @@ from benchmarks.compression.tables import show
 from benchmarks.serving.venvs import cache
 from modelmill.artifact import digests
 from modelmill.artifact.manifest import File
-from modelmill.compress.weights import dense_weight, read_weights, write_weights
+from modelmill.compress.codecs.coded import CodedWeight
+from modelmill.compress.codes import Codes
+from modelmill.compress.weights import Plain, Weight, read_weights, write_weights
 
-TENSORS, ROWS, COLUMNS = 16, 4096, 2048
-"""16 of 32 MiB: 537 MB."""
+DENSE, EIGHT_BITS, FOUR_BITS = 8, 6, 4
+"""Weights of each kind: 268, 201 and 67 MB."""
+ROWS, COLUMNS = 4096, 8192
+"""Of a coded weight; a dense one has a quarter of the columns."""
 GRACE_SECONDS = 0.02
 WARM, COLD = "warm", "cold"
 FEW = 0.01
@@ -51,17 +56,32 @@ class Published:
 def publish(folder: Path) -> Published:
     path = folder / "big.safetensors"
     torch.manual_seed(0)
-    write_weights(path, {f"layers.{i}.weight": dense_weight(torch.randn(ROWS, COLUMNS)) for i in range(TENSORS)})
+    weights: dict[str, Weight] = {f"dense.{i}": Plain(data=torch.randn(ROWS, COLUMNS // 4)) for i in range(DENSE)}
+    weights |= {f"eight.{i}": CodedWeight.of(_codes(torch.int8, bits=8)) for i in range(EIGHT_BITS)}
+    weights |= {f"four.{i}": CodedWeight.of(_codes(torch.uint8, bits=4)) for i in range(FOUR_BITS)}
+    write_weights(path, weights)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
         return Published(path, digests.describe(stream, path=path.name))
 
 
+def _codes(dtype: torch.dtype, *, bits: int) -> Codes:
+    codes = torch.randint(-127 if bits == 8 else 0, 128 if bits == 8 else 16, (ROWS, COLUMNS), dtype=dtype)
+    levels = None if bits == 8 else torch.arange(-8, 8, dtype=torch.int8)
+    return Codes(grid="Uniform", codes=codes, bits=bits, scale=torch.ones(ROWS, 1), shape=(ROWS, COLUMNS), levels=levels)
+
+
 def ours(published: Published) -> None:
     with published.path.open("rb") as stream:
         digests.verify_open(stream.fileno(), published.file, where=str(published.path))
-    for weight in read_weights(published.path).values():
-        weight.data.view(torch.uint8).reshape(-1)[:: mmap.PAGESIZE].max()
+    for weight in read_weights(published.path).tensors.values():
+        if isinstance(weight, Plain):
+            parts = [weight.data]
+        else:
+            weight.prepare()
+            parts = list(weight.tensors().values())
+        for part in parts:
+            part.reshape(-1).view(torch.uint8)[:: mmap.PAGESIZE].max()
 
 
 def reading(published: Published, buffer: bytearray) -> None:

@@ -1,5 +1,6 @@
 """The models that are compared: CIFAR ResNets by depth and the MiniLM encoder, from published weights, in float32."""
 
+import math
 import os
 from pathlib import Path
 
@@ -66,16 +67,14 @@ def _fold(owner: nn.Module, conv: str, norm: str) -> None:
 
 
 def multiplications(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
-    """Products of weights and activations in one call (MACs): of convolutions and linear layers that are dense."""
+    """Products of weights and activations in one call (MACs), by the shapes of the weights: zeros in them count."""
     total = 0
 
     def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
         nonlocal total
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        total += output.numel() * layer.weight[0].numel()
+        total += output.numel() * math.prod(_shape(layer)[1:])
 
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
+    hooks = [layer.register_forward_hook(count) for layer in module.modules() if _multiplies(layer)]
     try:
         with torch.inference_mode():
             module(*inputs)
@@ -83,3 +82,13 @@ def multiplications(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
         for hook in hooks:
             hook.remove()
     return total
+
+
+def _multiplies(layer: nn.Module) -> bool:
+    return len(_shape(layer)) > 1 and not isinstance(layer, nn.Embedding)
+
+
+def _shape(layer: nn.Module) -> tuple[int, ...]:
+    """Of its weight, () without one; compressed weights tell the shape of the dense one."""
+    shape: tuple[int, ...] = getattr(getattr(layer, "weight", None), "shape", ())
+    return shape

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from benchmarks.compression.models import folded, multiplications
@@ -20,18 +19,19 @@ from modelmill.serve.optimize.apply import optimize
 
 
 def load_variant(path: Path, workload: Workload) -> nn.Module:
-    """The file's module, ready to be called: the only place that knows how ours is loaded and optimised.
-
-    A file with batch norms is for the module as trained, one without for the folded one.
-    """
-    tensors, _ = container.read(path)
-    module = workload.module()
-    if not any(".running_mean" in f".{name}" for name in tensors):
-        module = folded(module)
-    loaded = apply.load_variant(module, path)
-    made = optimize(loaded, example=workload.timed(2))
+    """The file's module, ready to be called: the only place that knows how ours is loaded and optimised."""
+    made = optimize(loaded(path, workload), example=workload.timed(2))
     print("; ".join(made.notes), file=sys.stderr)
     return made.module
+
+
+def loaded(path: Path, workload: Workload) -> nn.Module:
+    """A file with batch norms is for the module as trained, one without for the folded one."""
+    tensors, _ = container.read(path)
+    module = workload.module()
+    if not any(name.endswith("running_mean") for name in tensors):
+        module = folded(module)
+    return apply.load_variant(module, path)
 
 
 def prepared(workload: Workload, *, path: Path) -> Make:
@@ -45,29 +45,19 @@ def facts(workload: Workload, path: Path) -> Mapping[str, Any]:
     tensors, _ = container.read(path)
     linears = [f"{name}.weight" for name, layer in dense.named_modules() if type(layer) is nn.Linear]
     stored = sum(tensor.nbytes for name, tensor in tensors.items() if any(_belongs(name, linear) for linear in linears))
-    told: dict[str, Any] = {
+    return {
         "file_bytes": path.stat().st_size,
         "dense_bytes": sum(tensor.nbytes for tensor in dense.state_dict().values()),
         "linear_bytes": stored,
         "dense_linear_bytes": sum(dense.get_parameter(name).nbytes for name in linears),
-        "dense_macs": multiplications(folded(dense), workload.timed(1)),
+        "macs": multiplications(loaded(path, workload), workload.timed(1)),
+        "dense_macs": multiplications(dense, workload.timed(1)),
     }
-    loaded = apply.load_variant(workload.module(), path)
-    if all(type(layer) in (nn.Conv2d, nn.Linear) for layer in loaded.modules() if _is_product(layer)):
-        with torch.inference_mode():
-            told["macs"] = multiplications(loaded, workload.timed(1))
-    return told
 
 
 def _belongs(stored: str, weight: str) -> bool:
     """Whether a tensor of the file is this weight, or its scales, levels and the like (`<weight>_scale`)."""
     return stored == weight or stored.startswith(f"{weight}_")
-
-
-def _is_product(layer: nn.Module) -> bool:
-    """Whether it multiplies by a weight with two dimensions or more, whatever its class."""
-    weight = getattr(layer, "weight", None)
-    return isinstance(weight, torch.Tensor) and weight.dim() > 1 and not isinstance(layer, nn.Embedding)
 
 
 if __name__ == "__main__":
