@@ -47,7 +47,10 @@ def encode(draft: Draft) -> Compressed:
         changed = sorted(floats)
         weights.update(rounded)
     else:
-        weights |= {name: _weight(masked[name], draft.masks.get(name), draft.grids.get(name), name=name) for name in changed}
+        for name in changed:
+            weights[name] = _weight(masked[name], draft.masks.get(name), draft.grids.get(name), name=name)
+            if name in draft.activation_scales:
+                weights[name].activation_scale = draft.activation_scales[name]
     return Compressed(
         weights=weights,
         structure=tuple(to_json(draft.structure)),

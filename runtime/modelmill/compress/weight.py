@@ -38,6 +38,8 @@ class CompressedWeight(nn.Module):
     codec: ClassVar[str]
     shape: tuple[int, ...]
     """Of the dense weight."""
+    activation_scale: float | None = None
+    """Of int8 activations, chosen by calibration; None: each row's or sample's own, found when it comes."""
 
     @classmethod
     @abstractmethod

@@ -10,6 +10,7 @@ without this metadata, is read as dense throughout, so models from elsewhere nee
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,8 @@ def write_weights(path: Path, weights: Mapping[str, Weight], *, structure: Seque
             parts, described = {"": weight.data}, {"codec": weight.codec}
         else:
             parts, described = weight.tensors(), {"codec": weight.codec, **weight.descriptor()}
+            if weight.activation_scale is not None:
+                described["activationScale"] = weight.activation_scale
         for end, tensor in parts.items():
             if end and part_name(name, end) in weights:
                 raise BadArtifact(
@@ -119,7 +122,12 @@ def _weight(name: str, raw: Any, tensors: dict[str, torch.Tensor]) -> Weight:
         known = ", ".join((dense.NAME, bfloat16.NAME, *CODECS))
         raise BadArtifact(f"tensor {name!r}: codec {codec!r} is not known; use one of {known}")
     descriptor = {key: value for key, value in raw.items() if key != "codec"}
-    return CODECS[codec].read(name, descriptor, partial(_take, tensors, name))
+    scale = descriptor.pop("activationScale", None)
+    if scale is not None and not (isinstance(scale, float) and 0 < scale < math.inf):
+        raise BadArtifact(f"tensor {name!r}: activationScale {scale!r} must be a number above 0")
+    weight = CODECS[codec].read(name, descriptor, partial(_take, tensors, name))
+    weight.activation_scale = scale
+    return weight
 
 
 def _take(tensors: dict[str, torch.Tensor], name: str, end: str) -> torch.Tensor:

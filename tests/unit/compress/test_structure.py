@@ -153,7 +153,11 @@ def test_json_that_is_no_edit_is_refused(raw: dict[str, Any], message: str) -> N
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(edits.map(lambda edit: edit) | st.builds(Resize, path=st.sampled_from("024"), outputs=st.integers(-5, 200)), max_size=3))
+@given(
+    st.lists(
+        edits.map(lambda edit: edit) | st.builds(Resize, path=st.sampled_from("024"), outputs=st.integers(-5, 200)), max_size=3
+    )
+)
 def test_whatever_a_file_says_sizes_never_grow(made: list[Edit]) -> None:
     module = dense_net().to("meta")
     before = sum(tensor.numel() for tensor in module.state_dict().values())

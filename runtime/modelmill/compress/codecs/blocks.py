@@ -11,8 +11,9 @@ import torch
 from modelmill.compress.codecs.shape import shape_of
 from modelmill.compress.codes import inputs_of, rows_of
 from modelmill.compress.grids.uniform import Uniform
-from modelmill.compress.weight import CompressedWeight, Take
+from modelmill.compress.weight import CompressedWeight, Geometry, Take
 from modelmill.kernels import blocks, products
+from modelmill.kernels.block_conv import block_conv2d
 
 NAME = "blocks"
 
@@ -59,7 +60,14 @@ class BlockWeight(CompressedWeight):
         return products.decode_rows(self._kept(), start, stop)
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return products.block_linear(x, self._kept(), bias)
+        return products.block_linear(x, self._kept(), bias, activation_scale=self.activation_scale)
+
+    def conv2d(self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
+        if self.scale is None or x.is_cuda:
+            return super().conv2d(x, bias, geometry)
+        height, width = self.shape[2:]
+        places = {"stride": geometry.stride, "padding": geometry.padding, "dilation": geometry.dilation}
+        return block_conv2d(x, self._kept(), bias, kernel=(height, width), activation_scale=self.activation_scale, **places)
 
     def rescale(self, factor: torch.Tensor) -> None:
         if self.scale is not None:

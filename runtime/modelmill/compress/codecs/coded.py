@@ -17,8 +17,8 @@ from torch.nn import functional
 from modelmill.compress.codecs.shape import shape_of
 from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
-from modelmill.compress.weight import CompressedWeight, Take
-from modelmill.kernels import gpu, tiles
+from modelmill.compress.weight import CompressedWeight, Geometry, Take
+from modelmill.kernels import coded_conv2d, coded_linear, gpu, tiles
 
 NAME = "codes"
 
@@ -45,6 +45,8 @@ class CodedWeight(CompressedWeight):
         """Tensors as they are stored."""
         super().__init__()
         self.grid, self.bits, self.shape, self.facts = grid, bits, shape, facts
+        self.tiled = bits < 8
+        """Whether codes, scales and zeros are in the order of tiles."""
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.register_buffer("levels", levels)
@@ -55,13 +57,13 @@ class CodedWeight(CompressedWeight):
         """To be stored. Raises CompressionError where groups and channels do not go together."""
         stored, scale, zero = codes.codes, codes.scale, codes.zero
         if codes.bits < 8:
-            if len(codes.shape) > 2 and codes.shape[1] % tiles.LANES and scale.shape[1] > 1:
+            if not _groups_fit(codes.shape, scale.shape[1]):
                 raise CompressionError(
-                    f"groups below 8 bits need a number of input channels that {tiles.LANES} divides, this convolution has "
+                    f"groups below 8 bits need a number of input channels that {tiles.QUAD} divides, this convolution has "
                     f"{codes.shape[1]}; use granularity Channel"
                 )
-            stored = tiles.pack(_padded(stored, codes.shape), bits=codes.bits)
-            scale, zero = tiles.tile_rows(scale), None if zero is None else tiles.tile_rows(zero)
+            stored = tiles.pack(_padded(stored, codes.shape), codes.bits)
+            scale, zero = tiles.tile_scales(scale), None if zero is None else tiles.tile_scales(zero)
         elif len(codes.shape) > 2:
             stored = stored.view(codes.shape[0], *codes.shape[2:], codes.shape[1]).movedim(-1, 1).contiguous()
         return cls(
@@ -84,7 +86,7 @@ class CodedWeight(CompressedWeight):
 
     def _check(self, name: str) -> None:
         outputs, inputs = self.shape[0], inputs_of(self.shape)
-        blocks = -(-outputs // tiles.ROWS)
+        tiled = tiles.tiled_shape(outputs, _padded_inputs(self.shape), self.bits)
         groups = self.scale.shape[1] if self.scale.dim() > 1 else 0
         if groups < 1 or inputs % groups:
             raise BadArtifact(f"tensor {name + '_scale'!r}: {groups} groups do not divide {inputs} inputs")
@@ -92,9 +94,10 @@ class CodedWeight(CompressedWeight):
             _expect(name, self.codes, torch.uint8 if self.levels is not None else torch.int8, self.shape)
             grouped: tuple[int, ...] = (outputs, groups)
         else:
-            padded = _padded_inputs(self.shape)
-            _expect(name, self.codes, torch.uint8, (blocks, -(-padded // tiles.inputs_of(self.bits)), tiles.ROWS * tiles.LANES))
-            grouped = (blocks, groups, tiles.ROWS)
+            _expect(name, self.codes, torch.uint8, tiled)
+            grouped = (tiled[0], groups, tiles.ROWS)
+            if not _groups_fit(self.shape, groups):
+                raise BadArtifact(f"tensor {name + '_scale'!r}: {groups} groups and {self.shape[1]} channels do not go together")
         _expect(f"{name}_scale", self.scale, torch.float32, grouped)
         if self.zero is not None:
             _expect(f"{name}_zero", self.zero, torch.int8, grouped)
@@ -102,7 +105,8 @@ class CodedWeight(CompressedWeight):
             _expect(f"{name}_levels", self.levels, torch.int8, (1 << self.bits,))
         elif self.bits < 8:
             raise BadArtifact(f"tensor {name!r}: codes of {self.bits} bits need levels")
-        scale = self._rows_of_scale(0, outputs)
+        scale = self._by_row(self.scale, 0, outputs)
+        assert scale is not None
         wrong = ~(scale.isfinite() & (scale > 0))
         if bool(wrong.any()):
             row, group = wrong.nonzero()[0].tolist()
@@ -119,44 +123,70 @@ class CodedWeight(CompressedWeight):
         return {name: part for name, part in parts.items() if part is not None}
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        scale = self._rows_of_scale(start, stop)
-        if self.bits == 8:
-            codes, zero = rows_of(self.codes[start:stop]), None if self.zero is None else self.zero[start:stop]
-        else:
-            codes, zero = self._unpacked(start, stop), self._rows_of_zero(start, stop)
-        return meaning(codes, scale=scale, levels=self.levels, zero=zero)
+        scale, zero = self._by_row(self.scale, start, stop), self._by_row(self.zero, start, stop)
+        assert scale is not None
+        return meaning(self._codes_by_row(start, stop), scale=scale, levels=self.levels, zero=zero)
 
     def loose(self) -> Codes:
         """As the grid gave them: `of` takes them back."""
         outputs = self.shape[0]
-        if self.bits == 8:
-            codes, zero = rows_of(self.codes), self.zero
-        else:
-            codes, zero = self._unpacked(0, outputs), self._rows_of_zero(0, outputs)
+        scale, zero = self._by_row(self.scale, 0, outputs), self._by_row(self.zero, 0, outputs)
+        assert scale is not None
+        codes = self._codes_by_row(0, outputs)
         return Codes(
-            grid=self.grid, codes=codes.contiguous(), bits=self.bits, levels=self.levels, scale=self._rows_of_scale(0, outputs),
+            grid=self.grid, codes=codes.contiguous(), bits=self.bits, levels=self.levels, scale=scale,
             zero=zero, shape=self.shape, facts=self.facts,
         )  # fmt: skip
 
-    def _rows_of_scale(self, start: int, stop: int) -> torch.Tensor:
-        return self.scale[start:stop] if self.bits == 8 else tiles.untile_rows(self.scale, start=start, stop=stop)
+    def _codes_by_row(self, start: int, stop: int) -> torch.Tensor:
+        if not self.tiled:
+            return rows_of(self.codes[start:stop])
+        bits, padded = self.bits, _padded_inputs(self.shape)
+        unpacked = tiles.unpack(self.codes, bits=bits, rows=self.shape[0], inputs=padded, start=start, stop=stop)
+        return _cut(unpacked.view(self.codes.dtype), self.shape)
 
-    def _rows_of_zero(self, start: int, stop: int) -> torch.Tensor | None:
-        return None if self.zero is None else tiles.untile_rows(self.zero, start=start, stop=stop)
+    def _by_row(self, values: torch.Tensor | None, start: int, stop: int) -> torch.Tensor | None:
+        """Scales or zeros [stop - start, G]."""
+        if values is None or not self.tiled:
+            return None if values is None else values[start:stop]
+        first = start // tiles.ROWS
+        part = tiles.untile_scales(values[first : -(-stop // tiles.ROWS)], stop - first * tiles.ROWS)
+        return part[start - first * tiles.ROWS :]
 
-    def _unpacked(self, start: int, stop: int) -> torch.Tensor:
-        inputs = _padded_inputs(self.shape)
-        return _cut(tiles.unpack(self.codes, bits=self.bits, start=start, stop=stop, inputs=inputs), self.shape)
+    def prepare(self) -> None:
+        """8 bits come in rows, which other libraries read; the kernels of this machine's processor want tiles."""
+        if self.tiled or torch.cuda.is_available() or not _groups_fit(self.shape, self.scale.shape[1]):
+            return
+        self.codes = tiles.prepare8(_padded(rows_of(self.codes), self.shape))
+        self.scale = tiles.tile_scales(self.scale)
+        self.zero = None if self.zero is None else tiles.tile_scales(self.zero)
+        self.tiled = True
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if self.tiled and not x.is_cuda:
+            outputs, inputs = self.shape
+            return coded_linear(x, *self._parts(), bias, bits=self.bits, inputs=inputs, outputs=outputs, **self._activations())
         whole = self.bits == 8 and self.levels is None and self.zero is None and self.scale.shape[1] == 1
         if whole and gpu.fits(x, self.codes):
             return gpu.integer_linear(x, self.codes, self.scale.flatten(), bias)
         return super().linear(x, bias)
 
+    def conv2d(self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
+        if not self.tiled or x.is_cuda or x.dim() != 4 or isinstance(geometry.padding, str):
+            return super().conv2d(x, bias, geometry)
+        stride, padding, dilation = geometry.stride, geometry.padding, geometry.dilation
+        places = {"kernel": self.shape[2:], "stride": stride, "padding": padding, "dilation": dilation}
+        return coded_conv2d(x, *self._parts(), bias, bits=self.bits, outputs=self.shape[0], **places, **self._activations())
+
+    def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        return self.codes, self.scale, self.levels, self.zero
+
+    def _activations(self) -> dict[str, Any]:
+        return {"activation_scale": self.activation_scale}
+
     def rescale(self, factor: torch.Tensor) -> None:
         factor = factor.to(torch.float32)[:, None]
-        self.scale = self.scale * (factor if self.bits == 8 else tiles.tile_rows(factor))
+        self.scale = self.scale * (tiles.tile_scales(factor) if self.tiled else factor)
 
     def extra_repr(self) -> str:
         return f"{list(self.shape)}, {self.grid}, {self.bits} bits"
@@ -167,20 +197,23 @@ def _expect(name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[in
         raise BadArtifact(f"tensor {name!r}: expected {dtype} {list(shape)}, the file has {tensor.dtype} {list(tensor.shape)}")
 
 
+def _groups_fit(shape: tuple[int, ...], groups: int) -> bool:
+    """Channels that are padded would move the borders of groups."""
+    return len(shape) == 2 or groups == 1 or shape[1] % tiles.QUAD == 0
+
+
 def _padded_inputs(shape: tuple[int, ...]) -> int:
     """K with the channels of each tap padded."""
-    if len(shape) == 2:
-        return shape[1]
-    return inputs_of(shape) // shape[1] * (shape[1] + -shape[1] % tiles.LANES)
+    return shape[1] if len(shape) == 2 else inputs_of(shape) // shape[1] * (shape[1] + -shape[1] % tiles.QUAD)
 
 
 def _padded(codes: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    if len(shape) == 2 or shape[1] % tiles.LANES == 0:
+    if len(shape) == 2 or shape[1] % tiles.QUAD == 0:
         return codes
-    return functional.pad(codes.view(codes.shape[0], -1, shape[1]), (0, -shape[1] % tiles.LANES)).flatten(1)
+    return functional.pad(codes.reshape(codes.shape[0], -1, shape[1]), (0, -shape[1] % tiles.QUAD)).flatten(1)
 
 
 def _cut(codes: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    if len(shape) == 2 or shape[1] % tiles.LANES == 0:
+    if len(shape) == 2 or shape[1] % tiles.QUAD == 0:
         return codes
-    return codes.view(codes.shape[0], -1, shape[1] + -shape[1] % tiles.LANES)[..., : shape[1]].flatten(1)
+    return codes.view(codes.shape[0], -1, shape[1] + -shape[1] % tiles.QUAD)[..., : shape[1]].flatten(1)

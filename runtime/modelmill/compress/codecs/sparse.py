@@ -71,7 +71,7 @@ class SparseWeight(CompressedWeight):
         return products.decode_rows(self._kept(), start, stop)
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return products.sparse_linear(x, self._kept(), bias)
+        return products.sparse_linear(x, self._kept(), bias, activation_scale=self.activation_scale)
 
     def rescale(self, factor: torch.Tensor) -> None:
         if self.scale is not None:

@@ -26,6 +26,7 @@ from modelmill.compress.prune.masks import largest_of_rows
 from modelmill.compress.prune.structured import Pruned, prove, resizes
 from modelmill.compress.structure import SetAttribute
 
+
 def prune_heads(module: nn.Module, example: Any, *, keep: int) -> Pruned:
     """The module with `keep` heads in each attention. CompressionError where that cannot be done anywhere."""
     return _prune(module, example, heads=None, keep=keep)
