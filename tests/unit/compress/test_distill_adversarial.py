@@ -75,8 +75,8 @@ def test_a_student_of_adversarial_examples_knows_its_teachers_boundary_better_th
     teacher = teacher_of(material)
     job = context(material, teacher=teacher)
     plain, taught = mlp(seed=7), mlp(seed=7)
-    simple.distill(plain, job, TRAINING, soft=Soft())
-    adversarial.distill(taught, job, TRAINING, soft=Soft(), adversarial=Adversarial(attack=Attack(epsilon=EPSILON)))
+    simple.distill(plain, job, TRAINING, soft=Soft(alpha=1.0))
+    adversarial.distill(taught, job, TRAINING, soft=Soft(alpha=1.0), adversarial=Adversarial(attack=Attack(epsilon=EPSILON)))
     examples = attacked(teacher, held)
     with torch.no_grad():
         off = [float(soft_loss(one(examples), teacher(examples), kind="Classes")) for one in (plain, taught)]
