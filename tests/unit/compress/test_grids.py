@@ -91,7 +91,7 @@ def largest_by_scale(codes: Codes, weight: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("shapes", [LINEAR, CONV], ids=["linear", "convolution"])
 @given(st.data(), st.integers(0, 2**32))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_through_the_file_every_weight_is_the_same_to_the_bit(
     tmp_path_factory: pytest.TempPathFactory, shapes: st.SearchStrategy[tuple[int, ...]], data: st.DataObject, seed: int
 ) -> None:
