@@ -15,6 +15,7 @@ from modelmill.compress.grids.uniform import Uniform
 from modelmill.compress.select import select
 from modelmill.compress.state import tensors_of
 from modelmill.compress.structure import to_json
+from modelmill.compress.weight import CompressedWeight
 from modelmill.compress.weights import Plain, Weight
 
 HEIGHTS = {"16x1": 16, "4x1": 4}
@@ -48,9 +49,9 @@ def encode(draft: Draft) -> Compressed:
         weights.update(rounded)
     else:
         for name in changed:
-            weights[name] = _weight(masked[name], draft.masks.get(name), draft.grids.get(name), name=name)
-            if name in draft.activation_scales:
-                weights[name].activation_scale = draft.activation_scales[name]
+            weight = weights[name] = _weight(masked[name], draft.masks.get(name), draft.grids.get(name), name=name)
+            if isinstance(weight, CompressedWeight):
+                weight.activation_scale = draft.activation_scales.get(name)
     return Compressed(
         weights=weights,
         structure=tuple(to_json(draft.structure)),

@@ -27,9 +27,9 @@ Take = Callable[[str], torch.Tensor]
 class Geometry:
     """Of a convolution without groups whose padding is zeros."""
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
+    stride: tuple[int, int]
+    padding: tuple[int, int] | str
+    dilation: tuple[int, int]
 
 
 class CompressedWeight(nn.Module):

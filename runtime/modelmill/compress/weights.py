@@ -61,18 +61,19 @@ def write_weights(path: Path, weights: Mapping[str, Weight], *, structure: Seque
     descriptors: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
         if isinstance(weight, Plain):
-            parts, described = {"": weight.data}, {"codec": weight.codec}
+            parts = {"": weight.data}
+            descriptors[name] = {"codec": weight.codec}
         else:
-            parts, described = weight.tensors(), {"codec": weight.codec, **weight.descriptor()}
+            parts = weight.tensors()
+            descriptors[name] = {"codec": weight.codec, **weight.descriptor()}
             if weight.activation_scale is not None:
-                described["activationScale"] = weight.activation_scale
+                descriptors[name]["activationScale"] = weight.activation_scale
         for end, tensor in parts.items():
             if end and part_name(name, end) in weights:
                 raise BadArtifact(
                     f"tensor {part_name(name, end)!r}: {name!r} needs this name for itself; rename it in the recipe"
                 )
             tensors[part_name(name, end)] = tensor
-        descriptors[name] = described
     text = {"format": FORMAT, "tensors": descriptors} | ({"structure": list(structure)} if structure else {})
     return container.write(path, tensors, metadata={METADATA_KEY: json.dumps(text, separators=(",", ":"), sort_keys=True)})
 

@@ -66,8 +66,16 @@ class BlockWeight(CompressedWeight):
         if self.scale is None or x.is_cuda:
             return super().conv2d(x, bias, geometry)
         height, width = self.shape[2:]
-        places = {"stride": geometry.stride, "padding": geometry.padding, "dilation": geometry.dilation}
-        return block_conv2d(x, self._kept(), bias, kernel=(height, width), activation_scale=self.activation_scale, **places)
+        return block_conv2d(
+            x,
+            self._kept(),
+            bias,
+            kernel=(height, width),
+            stride=geometry.stride,
+            padding=geometry.padding,
+            dilation=geometry.dilation,
+            activation_scale=self.activation_scale,
+        )
 
     def rescale(self, factor: torch.Tensor) -> None:
         if self.scale is not None:

@@ -105,6 +105,9 @@ class CodedWeight(CompressedWeight):
             _expect(f"{name}_levels", self.levels, torch.int8, (1 << self.bits,))
         elif self.bits < 8:
             raise BadArtifact(f"tensor {name!r}: codes of {self.bits} bits need levels")
+        most = self.facts.get("q")
+        if type(most) is int and self.codes.dtype == torch.uint8 and int(self._codes_by_row(0, outputs).max()) >= most:
+            raise BadArtifact(f"tensor {name!r}: a code is not below its modulus {most}")
         scale = self._by_row(self.scale, 0, outputs)
         assert scale is not None
         wrong = ~(scale.isfinite() & (scale > 0))
@@ -165,7 +168,8 @@ class CodedWeight(CompressedWeight):
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self.tiled and not x.is_cuda:
             outputs, inputs = self.shape
-            return coded_linear(x, *self._parts(), bias, bits=self.bits, inputs=inputs, outputs=outputs, **self._activations())
+            scale = self.activation_scale
+            return coded_linear(x, *self._parts(), bias, bits=self.bits, inputs=inputs, outputs=outputs, activation_scale=scale)
         whole = self.bits == 8 and self.levels is None and self.zero is None and self.scale.shape[1] == 1
         if whole and gpu.fits(x, self.codes):
             return gpu.integer_linear(x, self.codes, self.scale.flatten(), bias)
@@ -174,15 +178,22 @@ class CodedWeight(CompressedWeight):
     def conv2d(self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
         if not self.tiled or x.is_cuda or x.dim() != 4 or isinstance(geometry.padding, str):
             return super().conv2d(x, bias, geometry)
-        stride, padding, dilation = geometry.stride, geometry.padding, geometry.dilation
-        places = {"kernel": self.shape[2:], "stride": stride, "padding": padding, "dilation": dilation}
-        return coded_conv2d(x, *self._parts(), bias, bits=self.bits, outputs=self.shape[0], **places, **self._activations())
+        height, width = self.shape[2:]
+        return coded_conv2d(
+            x,
+            *self._parts(),
+            bias,
+            bits=self.bits,
+            outputs=self.shape[0],
+            kernel=(height, width),
+            stride=geometry.stride,
+            padding=geometry.padding,
+            dilation=geometry.dilation,
+            activation_scale=self.activation_scale,
+        )
 
     def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         return self.codes, self.scale, self.levels, self.zero
-
-    def _activations(self) -> dict[str, Any]:
-        return {"activation_scale": self.activation_scale}
 
     def rescale(self, factor: torch.Tensor) -> None:
         factor = factor.to(torch.float32)[:, None]

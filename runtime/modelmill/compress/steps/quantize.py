@@ -103,8 +103,10 @@ def train_on_grids(asked: Training, draft: Draft, context: Context, *, label: st
             for name, weight in behind.items():
                 weight.mul_(draft.masks[name].kept)
 
-    train(asked, draft, context, label=label, after_step=keep_zeros)
-    qat.settle(draft.module, draft.grids)
+    try:
+        train(asked, draft, context, label=label, after_step=keep_zeros)
+    finally:
+        qat.settle(draft.module, draft.grids)
 
 
 def _behind(module: nn.Module, name: str) -> torch.Tensor:

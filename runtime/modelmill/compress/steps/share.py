@@ -13,6 +13,9 @@ def run(step: Share, draft: Draft, context: Context | None) -> None:
     for name in names_of(draft.module):
         earlier = draft.grids.get(name)
         granularity: Granularity = earlier.granularity if isinstance(earlier, Uniform) else "Tensor"
-        draft.grids[name] = KMeans(clusters=step.clusters, granularity=granularity, zero_kept=name in draft.masks)
+        size = earlier.group_size if isinstance(earlier, Uniform) else 64
+        draft.grids[name] = KMeans(
+            clusters=step.clusters, granularity=granularity, group_size=size, zero_kept=name in draft.masks
+        )
     if step.training is not None:
         train_on_grids(step.training, draft, needed(context, "share.training"), label="share")
