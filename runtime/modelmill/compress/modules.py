@@ -52,7 +52,14 @@ def refusal(layer: nn.Module) -> str | None:
 def replace(layer: nn.Module, weight: CompressedWeight) -> nn.Module:
     """The layer with this weight, and the same bias. The layer must be one without `refusal`."""
     if isinstance(layer, nn.Conv2d):
-        geometry = Geometry(stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
+        padding = layer.padding if isinstance(layer.padding, str) else _pair(layer.padding)
+        geometry = Geometry(stride=_pair(layer.stride), padding=padding, dilation=_pair(layer.dilation))
         return CompressedConv2d(weight, layer.bias, geometry=geometry)
     assert isinstance(layer, nn.Linear)
     return CompressedLinear(weight, layer.bias)
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width; torch's types do not say that there are two."""
+    height, width = sizes
+    return height, width

@@ -1,7 +1,7 @@
 """A convolution with a coded weight: `coded_conv2d`, and the operator `torch.ops.modelmill.coded_conv2d`.
 
 As `modelmill.kernels.linear`, with rows of `h * w * C` inputs, channels last and padded to a multiple of 4 (`tiles.conv_rows`).
-One activation scale for each sample. Images are read in NCHW or NHWC order, the result is NHWC (channels last); there is no im2col.
+One activation scale for each sample. Images are read in NCHW or NHWC order, results are NHWC (channels last), without im2col.
 """
 
 from collections.abc import Sequence
@@ -86,9 +86,8 @@ def _compute(
         raise CompressionError(f"residual is {residual.dtype} {list(residual.shape)}: it has to be {x.dtype} {list(shape)}")
     values = x if x.dtype == torch.float32 else x.float()
     if weight.runs(x, groups):
-        out = _native(
-            values, weight, groups, geometry, scale, residual, relu, torch.empty(shape, memory_format=torch.channels_last)
-        )
+        out = torch.empty(shape, memory_format=torch.channels_last)
+        _native(values, weight, groups, geometry, scale, residual, relu, out)
     else:
         out = _reference(values, weight, geometry, activation_scale, shape)
         out = out if residual is None else out.add_(residual)
