@@ -90,7 +90,7 @@ def test_wrong_numbers_and_layers_are_refused() -> None:
         ({"rank": 1, "error": 0.1}, "not both"),
     ):
         with pytest.raises(CompressionError, match=message):
-            factors(weight, **numbers)  # type: ignore[arg-type]
+            factors(weight, **numbers)
     with pytest.raises(CompressionError, match="NaN or infinity"):
         factors(weight / 0, rank=1)
     with pytest.raises(CompressionError, match="no layer 'nobody'"):

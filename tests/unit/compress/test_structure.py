@@ -36,12 +36,17 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_module_gets_the_sizes_of_the_edits_and_still_computes(device: str) -> None:
-    module = apply_edits(conv_net().to(device), EDITS)
-    assert module(torch.randn(2, 3, 16, 16, device=device)).shape == (2, 10)
+def test_a_module_gets_the_sizes_of_the_edits_and_still_computes() -> None:
+    module = apply_edits(conv_net(), EDITS)
+    assert module(torch.randn(2, 3, 16, 16)).shape == (2, 10)
     assert _shapes(module)["3.0.weight"] == (4, 8, 3, 3) and _shapes(module)["3.1.weight"] == (16, 4, 1, 1)
     assert _shapes(module)["4.weight"] == (16, 1, 3, 3) and _shapes(module)["1.running_var"] == (8,)
+
+
+def test_a_module_without_memory_stays_without() -> None:
+    module = apply_edits(conv_net().to("meta"), EDITS)
+    assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
+    assert _shapes(module) == _shapes(apply_edits(conv_net(), EDITS))
 
 
 def test_the_settings_of_a_layer_stay() -> None:
@@ -67,7 +72,7 @@ def test_the_edits_on_two_fresh_modules_make_the_same() -> None:
 def test_a_resize_can_be_repeated_and_a_factor_cannot() -> None:
     module = apply_edits(apply_edits(conv_net(), EDITS[:5]), EDITS[:5])
     apply_edits(module, EDITS[5:])
-    with pytest.raises(BadArtifact, match="Sequential with|Sequential cannot be factored"):
+    with pytest.raises(BadArtifact, match="Sequential cannot be factored"):
         apply_edits(module, EDITS[5:])
 
 
@@ -117,11 +122,12 @@ def test_a_weight_or_layer_in_two_places_is_refused() -> None:
         apply_edits(nn.Sequential(layer, layer), [Resize(path="0", outputs=2)])
 
 
-sizes = st.none() | st.integers()
+numbers = st.none() | st.integers(1, 140) | st.integers()
+words = st.text("abc.0_\u00e9", max_size=5)
 edits = st.one_of(
-    st.builds(Resize, path=st.text(), inputs=sizes, outputs=st.integers()),
-    st.builds(Factor, path=st.text(), rank=st.integers()),
-    st.builds(SetAttribute, path=st.text(), name=st.text(), value=st.integers()),
+    st.builds(Resize, path=words, inputs=st.none() | st.integers(), outputs=st.integers()),
+    st.builds(Factor, path=words, rank=st.integers()),
+    st.builds(SetAttribute, path=words, name=words, value=st.integers()),
 )
 
 
@@ -153,16 +159,12 @@ def test_json_that_is_no_edit_is_refused(raw: dict[str, Any], message: str) -> N
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        edits.map(lambda edit: edit) | st.builds(Resize, path=st.sampled_from("024"), outputs=st.integers(-5, 200)), max_size=3
-    )
-)
+@given(st.lists(st.builds(Resize, path=st.sampled_from("024"), inputs=numbers, outputs=numbers), max_size=3))
 def test_whatever_a_file_says_sizes_never_grow(made: list[Edit]) -> None:
     module = dense_net().to("meta")
-    before = sum(tensor.numel() for tensor in module.state_dict().values())
+    before = _shapes(module)
     try:
         apply_edits(module, made)
     except BadArtifact:
         return
-    assert sum(tensor.numel() for tensor in module.state_dict().values()) <= before
+    assert all(new <= old for name, shape in _shapes(module).items() for new, old in zip(shape, before[name], strict=True))

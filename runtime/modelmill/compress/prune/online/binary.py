@@ -73,6 +73,11 @@ class BinaryMask(Online):
         masks = self.masks()
         for layer, own in self._owners.values():
             parametrize.remove_parametrizations(layer, own, leave_parametrized=True)
+            # It is the last of the layer's parameters now; a state dict has it first.
+            for name, parameter in list(layer.named_parameters(recurse=False)):
+                if name != own:
+                    delattr(layer, name)
+                    layer.register_parameter(name, parameter)
         return masks
 
     @torch.no_grad()
@@ -99,9 +104,10 @@ class _Masked(nn.Module):
         self.register_buffer("chosen", torch.ones_like(self.variable, dtype=torch.bool))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        within = self.variable.clamp(-1, 1)
-        # The difference is exactly 0, so the mask stays exactly 0 or 1; only its gradient is that of `within`.
-        kept = self.chosen.to(weight.dtype) + (within - within.detach())
+        # The difference is exactly 0, so the mask stays exactly 0 or 1, with the gradient of the identity. Not clamp, whose
+        # gradient ends before 1, where variables lie that were cut to it: they could never fall again.
+        within = self.variable.detach().abs() <= 1
+        kept = self.chosen.to(weight.dtype) + (self.variable - self.variable.detach()) * within
         return weight * self._spread(kept)
 
     def mask(self) -> torch.Tensor:
