@@ -47,8 +47,13 @@ class Prune(Record, frozen=True, kw_only=True):
             'a prune step with method LearnedMask or AdaGrad decides while training: set training, such as {epochs: "1"}',
         ),
         Rule(
-            "self.method in ['Magnitude', 'Gradient', 'Wanda', 'LearnedMask'] || self.pattern == 'Unstructured'",
-            "a prune step's pattern is for Magnitude, Gradient, Wanda and LearnedMask: remove pattern",
+            "!(self.method in ['Threshold', 'Channels']) || self.pattern == 'Unstructured'",
+            "a prune step with method Threshold or Channels takes single weights or whole channels: remove pattern",
+        ),
+        Rule(
+            "!(self.method in ['LearnedMask', 'AdaGrad']) || self.pattern != '2:4'",
+            "a prune step with method LearnedMask or AdaGrad learns masks of weights or blocks: "
+            "use Magnitude, Gradient or Wanda for pattern 2:4",
         ),
         Rule(
             "!(self.pattern == '2:4') || self.sparsity == '0.5'",

@@ -63,6 +63,8 @@ def _prune(step: Prune, masks: Sequence[Prune]) -> str | None:
         return f"prune.sparsity: {step.sparsity} must be a number from 0 to below 1"
     if step.method in ("LearnedMask", "AdaGrad") and step.training is None:
         return f"prune.training: {step.method} decides while training; say how long, such as {{epochs: 1}}"
+    if step.method in ("LearnedMask", "AdaGrad") and step.pattern == "2:4":
+        return f"prune.pattern: {step.method} learns masks of weights or blocks; use Magnitude, Gradient or Wanda for 2:4"
     if masks and step.pattern != masks[-1].pattern:
         return f"prune.pattern: {step.pattern} cannot follow {masks[-1].pattern}; use one pattern"
     return None

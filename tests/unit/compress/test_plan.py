@@ -58,6 +58,10 @@ def test_steps_that_compose_are_let_through(steps: tuple[Step, ...]) -> None:
         ((pruned(math.inf),), r"prune.threshold: inf"),
         ((Step(prune=Prune(sparsity=1.0)),), r"prune.sparsity: 1.0"),
         ((Step(prune=Prune(method="AdaGrad", sparsity=0.5)),), r"prune.training: AdaGrad decides while training"),
+        (
+            (Step(prune=Prune(method="AdaGrad", sparsity=0.5, pattern="2:4", training=Training())),),
+            r"prune.pattern: AdaGrad learns masks of weights or blocks",
+        ),
         ((pruned(0.1), CHANNELS), r"steps\[1\]: prune with Channels changes shapes"),
         ((pruned(0.1), LOW_RANK), r"steps\[1\]: lowRank changes shapes"),
         ((DISTILL, MIGRATE), r"steps\[1\]: migrate cannot follow distill"),

@@ -9,6 +9,9 @@ from modelmill.compress.prune.structured import prune_channels
 from modelmill.compress.steps.training import CALIBRATION_ROWS, train
 from modelmill.contract.steps import Prune
 
+TILE = 16
+"""Output channels that kernels compute on together: other numbers would be rounded up to it."""
+
 
 def run(step: Prune, draft: Draft, context: Context) -> None:
     """Removes `sparsity` of the multiplications, by first-order importance on calibration rows."""
@@ -19,7 +22,7 @@ def run(step: Prune, draft: Draft, context: Context) -> None:
         for inputs, targets in batches:
             yield context.recipe.loss(module(inputs), targets)
 
-    made = prune_channels(module, batches[0][0][:1], macs=1 / (1 - (step.sparsity or 0.0)), importance="Taylor", losses=losses())
+    made = prune_channels(module, batches[0][0][:1], macs=1 / (1 - (step.sparsity or 0.0)), importance="Taylor", losses=losses(), round_to=TILE)
     draft.module = made.module.requires_grad_(False)
     draft.structure += made.edits
     share = made.macs_after / made.macs_before

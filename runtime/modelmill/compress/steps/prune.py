@@ -101,7 +101,8 @@ def _online(step: Prune, training: Training, names: list[str], draft: Draft, con
     schedule = _schedule(step, total)
     online: Online
     if step.method == "AdaGrad":
-        online = AdaGrad(draft.module, names, schedule=schedule, scope=_scope(step))
+        height = HEIGHTS.get(step.pattern, 1)
+        online = AdaGrad(draft.module, names, schedule=schedule, scope=_scope(step), height=height)
     elif step.pattern in HEIGHTS:
         online = Structured(draft.module, names, schedule=schedule, scope=_scope(step), height=HEIGHTS[step.pattern])
     else:

@@ -1,0 +1,106 @@
+"""Makes the variants that are compared, by the steps a TrainingJob would name: `python -m benchmarks.compression.variants`.
+
+Fine-tuning takes an hour of a processor, so its result is kept in `kept/`, named after its digest; `--again` makes it anew.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.compression import data
+from benchmarks.compression.workloads import Workload
+from modelmill.compress.apply import load_variant
+from modelmill.compress.draft import Batch, Context
+from modelmill.compress.pipeline import compress
+from modelmill.compress.weights import read_weights, write_weights
+from modelmill.contract.steps import Prune, Quantize, Step, Training
+from modelmill.recipe.base import Recipe
+
+KEPT = Path(__file__).parent / "kept"
+FINE_TUNED = "resnet56-structured"
+INT8 = Step(quantize=Quantize())
+INT4 = Step(quantize=Quantize(bits=4, granularity="Group", group_size=32, clipping="MSE"))
+FEWER_CHANNELS = Step(
+    prune=Prune(
+        method="Channels",
+        sparsity=1 - 1 / 2.2,
+        training=Training(epochs=5, lr=0.05, batch_size=128, teacher=0.9, temperature=4.0),
+    )
+)
+PLANS = {
+    "resnet20-int8": (INT8,),
+    "resnet56-int8": (INT8,),
+    "minilm-int8": (INT8,),
+    "minilm-int4": (INT4,),
+}
+BORDER = 4
+
+
+class Cifar:
+    """The training images, cropped from a border of zeros and mirrored by chance; 5,000 of them are only looked at."""
+
+    def __init__(self) -> None:
+        self._images, self._labels = data.training_images()
+
+    def rows(self) -> int:
+        return len(self._images)
+
+    def batches(self, *, epoch: int, batch_size: int) -> Iterable[Batch]:
+        generator = torch.Generator().manual_seed(epoch)
+        for numbers in torch.randperm(self.rows(), generator=generator).split(batch_size):
+            yield data.normalised(_moved(self._images[numbers], generator)), self._labels[numbers]
+
+    def calibration(self, *, rows: int) -> list[Batch]:
+        images, labels = self._images[:rows].split(32), self._labels[:rows].split(32)
+        return [(data.normalised(part), targets) for part, targets in zip(images, labels, strict=True)]
+
+
+def _moved(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """uint8 [N, 3, 32, 32]"""
+    count, _, size, _ = images.shape
+    padded = functional.pad(images, (BORDER, BORDER, BORDER, BORDER))
+    top, left = (torch.randint(2 * BORDER + 1, (count, 1), generator=generator) for _ in range(2))
+    mirrored = torch.rand((count, 1), generator=generator) < 0.5
+    places = torch.arange(size)
+    columns = left + torch.where(mirrored, size - 1 - places, places)
+    rows = top + places
+    moved: torch.Tensor = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
+
+
+def context(teacher: nn.Module) -> Context:
+    return Context(recipe=Recipe({}), material=Cifar(), teacher=teacher)
+
+
+def make(name: str, folder: Path) -> Path:
+    """The variant's file, by its steps."""
+    module = Workload(name.partition("-")[0]).module()
+    made = compress(module, PLANS[name])
+    target = folder / f"{name}.safetensors"
+    write_weights(target, made.weights, structure=made.structure)
+    return target
+
+
+def fine_tune(folder: Path) -> Path:
+    """About an hour of one processor."""
+    module = Workload("resnet56").module()
+    made = compress(module, (FEWER_CHANNELS,), context(module))
+    for note in made.notes:
+        print(note)
+    return keep(made.weights, made.structure, folder)  # type: ignore[arg-type]
+
+
+def kept() -> Path:
+    """The fine-tuned weights, whose digest is their name."""
+    found = sorted(KEPT.glob(f"{FINE_TUNED}-*.safetensors"))
+    if len(found) != 1:
+        raise SystemExit(f"{KEPT} has {len(found)} files of {FINE_TUNED}: make it with --again")
+    digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
+    if not found[0].stem.endswith(digest[:16]):
+        raise SystemExit(f"{found[0].name} has the digest {digest[:16]}: it is not what was kept")
+    return found[0]
