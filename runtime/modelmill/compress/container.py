@@ -32,6 +32,8 @@ _DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -66,7 +68,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     entries = {name: _entry(name, raw) for name, raw in header.items()}
     _check_tiling(entries, room=size - begin)
     mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    return {name: _cut(mapped, entry, begin=begin) for name, entry in entries.items()}, metadata
+    return {name: _cut(name, mapped, entry, begin=begin) for name, entry in entries.items()}, metadata
 
 
 _Entry = tuple[torch.dtype, tuple[int, ...], int, int]
@@ -83,7 +85,8 @@ def _header(path: Path, *, size: int) -> tuple[dict[str, Any], int]:
             )
         text = file.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
+        # Decoded here: json would take UTF-16 too, which other readers of the format refuse.
+        header = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise BadArtifact(f"{path.name}: the header is not JSON: {error}") from error
     if not isinstance(header, dict):
@@ -91,7 +94,8 @@ def _header(path: Path, *, size: int) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: the object, or ValueError for a name that two readers could read differently."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name occurs twice")
@@ -99,18 +103,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(name: str, raw: Any) -> _Entry:
-    if not isinstance(raw, dict) or raw.get("dtype") not in _DTYPES:
-        dtype = raw.get("dtype") if isinstance(raw, dict) else raw
-        raise BadArtifact(f"tensor {name!r}: dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
-    dtype, shape, offsets = _DTYPES[raw["dtype"]], raw.get("shape"), raw.get("data_offsets")
+    given = raw.get("dtype") if isinstance(raw, dict) else raw
+    if not isinstance(given, str) or given not in _DTYPES:
+        raise BadArtifact(f"tensor {name!r}: dtype {given!r} is not one of {', '.join(_DTYPES)}")
+    dtype, shape, offsets = _DTYPES[given], raw.get("shape"), raw.get("data_offsets")
     if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
         raise BadArtifact(f"tensor {name!r}: shape {shape!r} must be at most {MAX_DIMENSIONS} numbers >= 0")
     if not _counts(offsets) or len(offsets) != 2:
         raise BadArtifact(f"tensor {name!r}: data_offsets {offsets!r} must be two numbers >= 0")
     start, end = offsets
-    wanted, given = math.prod(shape) * dtype.itemsize, end - start
-    if given != wanted:
-        raise BadArtifact(f"tensor {name!r}: shape {shape} of {raw['dtype']} needs {wanted} bytes, data_offsets give {given}")
+    wanted, there = math.prod(shape) * dtype.itemsize, end - start
+    if there != wanted:
+        raise BadArtifact(f"tensor {name!r}: shape {shape} of {given} needs {wanted} bytes, data_offsets give {there}")
+    if math.prod(size for size in shape if size) >= 1 << 63:  # with a 0 among them it needs no bytes, and torch cannot hold it
+        raise BadArtifact(f"tensor {name!r}: shape {shape!r} is larger than any tensor")
     return dtype, tuple(shape), start, end
 
 
@@ -134,9 +140,11 @@ def _by_position(entries: Mapping[str, _Entry]) -> Iterator[tuple[str, int, int]
         yield name, start, end
 
 
-def _cut(mapped: torch.Tensor, entry: _Entry, *, begin: int) -> torch.Tensor:
+def _cut(name: str, mapped: torch.Tensor, entry: _Entry, *, begin: int) -> torch.Tensor:
     dtype, shape, start, end = entry
     part = mapped[begin + start : begin + end]
     if (begin + start) % dtype.itemsize:  # Another writer's file: an unaligned tensor cannot be used in place.
         part = part.clone()
+    if dtype == torch.bool and part.numel() and int(part.max()) > 1:  # torch computes wrong things with such a bool
+        raise BadArtifact(f"tensor {name!r}: a byte of a BOOL is {int(part.max())}, which is neither 0 nor 1")
     return part.view(dtype).view(shape)

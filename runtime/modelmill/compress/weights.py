@@ -92,7 +92,7 @@ def read_weights(path: Path) -> Weights:
 
 def _described(path: Path, text: str) -> dict[str, Any]:
     try:
-        raw = json.loads(text)
+        raw = json.loads(text, object_pairs_hook=container.unique)
     except (ValueError, RecursionError) as error:
         raise BadArtifact(f"{path.name}: the metadata {METADATA_KEY!r} is not JSON: {error}") from error
     found = raw.get("format") if isinstance(raw, dict) else None
@@ -115,7 +115,7 @@ def _weight(name: str, raw: Any, tensors: dict[str, torch.Tensor]) -> Weight:
         data = _take(tensors, name, "")
         bfloat16.check(data, name=name)
         return Plain(codec=codec, data=data)
-    if codec not in CODECS:
+    if not isinstance(codec, str) or codec not in CODECS:
         known = ", ".join((dense.NAME, bfloat16.NAME, *CODECS))
         raise BadArtifact(f"tensor {name!r}: codec {codec!r} is not known; use one of {known}")
     descriptor = {key: value for key, value in raw.items() if key != "codec"}

@@ -123,14 +123,30 @@ class CodedWeight(CompressedWeight):
         if self.bits == 8:
             codes, zero = rows_of(self.codes[start:stop]), None if self.zero is None else self.zero[start:stop]
         else:
-            codes = _cut(
-                tiles.unpack(self.codes, bits=self.bits, start=start, stop=stop, inputs=_padded_inputs(self.shape)), self.shape
-            )
-            zero = None if self.zero is None else tiles.untile_rows(self.zero, start=start, stop=stop)
+            codes, zero = self._unpacked(start, stop), self._rows_of_zero(start, stop)
         return meaning(codes, scale=scale, levels=self.levels, zero=zero)
+
+    def loose(self) -> Codes:
+        """As the grid gave them: `of` takes them back."""
+        outputs = self.shape[0]
+        if self.bits == 8:
+            codes, zero = rows_of(self.codes), self.zero
+        else:
+            codes, zero = self._unpacked(0, outputs), self._rows_of_zero(0, outputs)
+        return Codes(
+            grid=self.grid, codes=codes.contiguous(), bits=self.bits, levels=self.levels, scale=self._rows_of_scale(0, outputs),
+            zero=zero, shape=self.shape, facts=self.facts,
+        )  # fmt: skip
 
     def _rows_of_scale(self, start: int, stop: int) -> torch.Tensor:
         return self.scale[start:stop] if self.bits == 8 else tiles.untile_rows(self.scale, start=start, stop=stop)
+
+    def _rows_of_zero(self, start: int, stop: int) -> torch.Tensor | None:
+        return None if self.zero is None else tiles.untile_rows(self.zero, start=start, stop=stop)
+
+    def _unpacked(self, start: int, stop: int) -> torch.Tensor:
+        inputs = _padded_inputs(self.shape)
+        return _cut(tiles.unpack(self.codes, bits=self.bits, start=start, stop=stop, inputs=inputs), self.shape)
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         whole = self.bits == 8 and self.levels is None and self.zero is None and self.scale.shape[1] == 1
