@@ -60,7 +60,7 @@ def dense_of(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | int)
     """[N, K] of codes [N, K], scale and zero [N, G], element by element."""
     groups = codes.shape[1] // scale.shape[1]
     wide = [part.repeat_interleave(groups, dim=1) if isinstance(part, torch.Tensor) else part for part in (scale, zero)]
-    return wide[0] * (codes - wide[1]).float()
+    return wide[0] * (codes.long() - wide[1]).float()
 
 
 @given(st.integers(1, 8), st.integers(1, 40), st.integers(0, 1 << 20))
@@ -167,7 +167,7 @@ def test_gptq_is_read(width: int, kind: str | None, tmp_path: Path) -> None:
     codes, scale, zero = numbers(32, 64, width=width), scales(32, 4), numbers(32, 4, width=width, seed=1).clamp_min(1)
     stored = {
         "l.qweight": words(codes, width=width).t(),
-        "l.qzeros": words(zero.t() - first, width=width),
+        "l.qzeros": words(zero.t() - int(first), width=width),
         "l.scales": scale.t().half(),
         "l.g_idx": (torch.arange(64) // 16).int(),
     }

@@ -34,12 +34,13 @@ def pack(codes: torch.Tensor, *, bits: int) -> torch.Tensor:
             stream[..., first + 1] |= split[..., index] >> (8 - offset)
     used = words_of(count, bits=bits) * 4
     flat = stream.flatten(1)[:, :used]
-    return functional.pad(flat, (0, used - flat.shape[1])).contiguous().view(torch.int32)
+    return functional.pad(flat, (0, used - flat.shape[1])).reshape(-1).view(torch.int32).view(rows, used // 4)
 
 
 def unpack(words: torch.Tensor, *, bits: int, count: int) -> torch.Tensor:
     """The first `count` codes uint8 [R, count] of each row of int32 words [R, W]; W must be words_of(count) or more."""
-    stream = words.contiguous().view(torch.uint8)
+    # By way of one dimension, here and above: a [1, G] may call itself contiguous with strides that `view` refuses.
+    stream = words.reshape(-1).view(torch.uint8).view(words.shape[0], words.shape[1] * 4)
     split = functional.pad(stream, (0, -stream.shape[1] % bits)).view(words.shape[0], -1, bits)
     codes = torch.empty(*split.shape[:2], _PERIOD, dtype=torch.uint8)
     for index in range(_PERIOD):
