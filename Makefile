@@ -69,6 +69,7 @@ crds: venv ## generate crds/*.yaml and the chart's copies from the typed API
 -include examples/demo.mk
 -include benchmarks/bench.mk
 -include runtime/proto.mk
+-include tests/fuzz/fuzz.mk
 .PHONY: help venv lock lint format test test-unit test-surface soak test-control-plane test-e2e crds
 
 test-gpu: venv ## what only a GPU can show (needs one; RESULTS=file writes the figures)

@@ -104,7 +104,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _entry(name: str, raw: Any) -> _Entry:
     given = raw.get("dtype") if isinstance(raw, dict) else raw
-    if not isinstance(given, str) or given not in _DTYPES:
+    if not isinstance(raw, dict) or not isinstance(given, str) or given not in _DTYPES:
         raise BadArtifact(f"tensor {name!r}: dtype {given!r} is not one of {', '.join(_DTYPES)}")
     dtype, shape, offsets = _DTYPES[given], raw.get("shape"), raw.get("data_offsets")
     if not _counts(shape) or len(shape) > MAX_DIMENSIONS:

@@ -1,0 +1,37 @@
+"""Valid weights files of every codec, small: what the fuzzer starts from."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from modelmill.compress.codecs.coded import CodedWeight
+from modelmill.compress.grids.uniform import Uniform
+from modelmill.compress.weights import Plain, Weight, write_weights
+
+SHAPES = ((5, 12), (16, 8), (3, 3, 2, 2))
+GRIDS = [Uniform(bits=bits, symmetric=symmetric) for bits in (2, 3, 4, 8) for symmetric in (True, False)]
+GRIDS += [Uniform(bits=bits, granularity="Group", group_size=4) for bits in (4, 8)]
+
+
+def write(folder: Path) -> int:
+    """One file for each weight, and one with everything; how many."""
+    torch.manual_seed(0)
+    weights: dict[str, Weight] = {
+        "float": Plain(data=torch.ones(3)),
+        "none": Plain(data=torch.ones(0, 4)),
+        "bool": Plain(data=torch.tensor([True, False])),
+        "half": Plain(data=torch.ones(2, dtype=torch.bfloat16), codec="bfloat16"),
+    }
+    for index, grid in enumerate(GRIDS):
+        shape = SHAPES[index % len(SHAPES)] if grid.granularity == "Channel" else SHAPES[0]
+        weights[f"w{index}"] = CodedWeight.of(grid.encode(torch.randn(shape), name="w"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, weight in weights.items():
+        write_weights(folder / name, {name: weight})
+    write_weights(folder / "all", weights, structure=[{"kind": "resize", "path": "x"}])
+    return len(weights) + 1
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
