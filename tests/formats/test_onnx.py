@@ -1,4 +1,4 @@
-"""ONNX files in the real onnxruntime, beside the module in torch: both small models, dense and quantized, other batches than traced."""
+"""ONNX files in the real onnxruntime, beside the module in torch: dense and quantized, with other batches than were traced."""
 
 import copy
 from pathlib import Path

@@ -32,7 +32,7 @@ class Source:
     """Either a recipe's folder and weights, or a program."""
 
     weights: Path | None = None
-    """A safetensors file."""
+    """A safetensors file, or a folder with one and a config.json that says how it is quantized."""
     recipe: Path | None = None
     entrypoint: str | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
@@ -62,8 +62,8 @@ def _prepare(source: Source, weights: Path) -> "tuple[Signature, Signature | Non
         return program.signature(loaded), None
     if not (source.weights and source.recipe and source.entrypoint):
         raise NotPublishable("give weights, a recipe's folder and its entrypoint (module:Class), or one exported program")
-    if not source.weights.is_file():
-        raise NotPublishable(f"weights {source.weights}: there is no such file")
+    if not source.weights.exists():
+        raise NotPublishable(f"weights {source.weights}: there is no such file or folder")
     from modelmill.recipe.check import check_datatypes
     from modelmill.recipe.load import load_recipe, processes
 
@@ -77,12 +77,18 @@ def _write(module: "nn.Module", source: Path | None, target: Path) -> None:
     """The module's own weights or those of the source, in the module's floating point type, into `target`."""
     from modelmill.compress.apply import load_variant
     from modelmill.compress.codecs import dense
+    from modelmill.compress.formats.folder import read_any
+    from modelmill.compress.select import select
     from modelmill.compress.state import tensors_of
-    from modelmill.compress.weights import Plain, Weight, read_weights, write_weights
+    from modelmill.compress.weights import Plain, Weight, write_weights
 
     expected = tensors_of(module)
-    stored = read_weights(source) if source else None
+    stored = read_any(source) if source else None
     weights: dict[str, Weight] = stored.tensors if stored else {name: Plain(data=tensor) for name, tensor in expected.items()}
+    kept = select(module).kept
+    for name, weight in weights.items():
+        if not isinstance(weight, Plain) and name in kept:  # an embedding, which others quantize too
+            weights[name] = Plain(data=weight.decode())
     for name, weight in weights.items():
         if isinstance(weight, Plain) and weight.codec == dense.NAME and name in expected:
             wanted = expected[name].dtype

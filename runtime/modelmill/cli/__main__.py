@@ -1,7 +1,7 @@
 """The `modelmill` command: models, versions and channels of a registry, serving on this machine, load.
 
-Errors are one line on stderr and exit code 1. torch is imported by `import` and `serve` alone, so that the rest answers
-at once.
+Errors are one line on stderr and exit code 1. torch is imported by `import`, `export` and `serve` alone, so that the rest
+answers at once.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from modelmill.cli.bench import bench
+from modelmill.cli.export import export
 from modelmill.cli.options import Channel, Model, Namespace, Output, RegistryUrl, registry_at
 from modelmill.cli.output import Format, show, size
 from modelmill.cli.serve import serve
@@ -113,7 +114,10 @@ def _moved(model: str, channel: str, before: Any, after: Any) -> None:
 def import_(
     model: Model,
     registry: RegistryUrl,
-    weights: Annotated[Path | None, typer.Option(help="A safetensors file with the module's state dict.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A safetensors file with the module's state dict, or a folder of compressed-tensors, AWQ or GPTQ."),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Folder with the recipe's sources.")] = None,
     entrypoint: Annotated[str | None, typer.Option(help="The recipe in that folder, written module:Class.")] = None,
     hyperparameters: Annotated[str, typer.Option(help="JSON object that the recipe is constructed with.")] = "{}",
@@ -148,6 +152,7 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
+app.command()(export)
 app.command()(serve)
 app.command()(bench)
 
