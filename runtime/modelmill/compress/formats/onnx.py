@@ -74,24 +74,38 @@ class _InOrder(nn.Module):
 
 
 def _traced(module: nn.Module, signature: Signature, *, optimize: bool) -> Any:
-    inputs, outputs = [tensor.name for tensor in signature.inputs], [tensor.name for tensor in signature.outputs]
+    outputs = [tensor.name for tensor in signature.outputs]
     sizes = [(ROWS, *(FREE if size == -1 else size for size in tensor.shape[1:])) for tensor in signature.inputs]
     example = tuple(torch.zeros(size, dtype=TORCH[t.datatype]) for size, t in zip(sizes, signature.inputs, strict=True))
     free = [{at: torch.export.Dim.DYNAMIC for at, size in enumerate(t.shape) if size == -1} for t in signature.inputs]
     try:
-        return torch.onnx.export(
+        traced = torch.onnx.export(
             _InOrder(module, outputs),
             example,
             dynamo=True,
             dynamic_shapes=(tuple(free),),
-            input_names=inputs,
-            output_names=outputs,
             opset_version=OPSET,
             optimize=optimize,
             verbose=False,
         )
     except Exception as error:  # torch raises whatever its tracer meets
         raise CompressionError(f"torch cannot export this module to ONNX: {error}") from error
+    assert traced is not None
+    _name(traced.model.graph, inputs=[tensor.name for tensor in signature.inputs], outputs=outputs)
+    return traced
+
+
+def _name(graph: Any, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Names of the signature for what goes in and comes out; nothing within may have them, which torch does not see to."""
+    edges = dict(zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True))
+    for node in graph:
+        node.metadata_props.clear()  # Paths and lines of the recipe on the machine that exports.
+        for value in node.outputs:
+            value.metadata_props.clear()
+            if value.name in edges.values():
+                value.name = f"{value.name}_within"
+    for value, name in edges.items():
+        value.name = name
 
 
 @contextmanager
