@@ -8,3 +8,8 @@ bench-serving: venv ## our serving runtime beside six peers, answers checked, ro
 	@$(PY) -m benchmarks.serving $(if $(JSON),--json $(JSON)) $(ARGS)
 
 .PHONY: bench-serving
+
+bench-compression: venv ## our compressed models beside torchao, PT2E and neural-compressor, rounds interleaved; loading beside reading (JSON=file ARGS="--models minilm --rounds 2")
+	@$(PY) -m benchmarks.compression $(if $(JSON),--json $(JSON)) $(ARGS)
+
+.PHONY: bench-compression

@@ -14,12 +14,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MODULES = {
     "fastpath/module.cpp": "modelmill/serve/_fastpath",
+    "kernels/module.cpp": "modelmill/kernels/_kernels",
     "sparse/module.cpp": "modelmill/kernels/_sparse",
 }
 """Source, and the module's place in the package."""
 FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-static-libstdc++", "-static-libgcc"),
-    *("-ffp-contract=off", "-pthread"),  # the same roundings on every instruction set
+    # No product and sum become one operation unless the source says so: every instruction set gives the same bits.
+    *("-ffp-contract=off", "-pthread"),
     *("-Wall", "-Wextra", "-Werror", "-Wl,--strip-all"),
 )
 

@@ -58,7 +58,7 @@ def _in_place_or_copied(url: str, file: File, *, target: Path) -> Path:
         _copy(url, file, target=target)
         return target
     with storage.open_read(url) as stream:
-        digests.verify(stream, file, where=url)
+        digests.verify_open(stream.fileno(), file, where=url)
     return local
 
 
@@ -69,4 +69,4 @@ def _copy(url: str, file: File, *, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     storage.download(url, target)
     with target.open("rb") as stream:
-        digests.verify(stream, file, where=url)
+        digests.verify_open(stream.fileno(), file, where=url)

@@ -38,7 +38,7 @@ class Observation:
     def add(self, x: torch.Tensor, *, channels: int) -> None:
         """Inputs of any shape, where dimension `channels` is the layer's input."""
         seen = x.detach().to(torch.float32)
-        squares = seen.movedim(channels, -1).flatten(0, -2).double().square().sum(dim=0).cpu()
+        squares = seen.movedim(channels, -1).reshape(-1, seen.shape[channels]).double().square().sum(dim=0).cpu()
         self.squared = squares if self.squared is None else self.squared + squares
         low, high = (float(bound) for bound in torch.aminmax(seen))
         self.low, self.high = min(self.low, low), max(self.high, high)

@@ -1,15 +1,15 @@
 """Parameter migration: the weights of a large trained model mapped into a smaller one, as its first weights.
 
-Each tensor of the student comes from the tensor of the teacher at its path. A dimension of t values there and s < t here is cut by
-one rule, the same one everywhere, so that what a layer puts out is what the next one takes in:
+Each tensor of the student comes from the tensor of the teacher at its path. A dimension of t values there and s < t here is cut
+by one rule, the same one everywhere, so that what a layer puts out is what the next one takes in:
 
     Select    values (j * t) // s for j < s: evenly spaced. Xu et al. 2024, "Initializing Models with Larger Ones"
     Slice     values 0 to s - 1
     Average   the mean of neighbours: student's j stands for teacher's (j * t) // s to ((j + 1) * t) // s - 1
 
-Average along the inputs of a layer is the sum of those neighbours, not their mean: one unit of the student stands for all of them,
-and what it puts out must count as often. So where neighbours are equal units, the student answers exactly as its teacher. Select
-and Slice keep values as they are, as in the paper; the sums in the layers behind become smaller, about by s / t.
+Average along the inputs of a layer is the sum of those neighbours, not their mean: one unit of the student stands for all of
+them, and what it puts out must count as often. So where neighbours are equal units, the student answers exactly as its teacher.
+Select and Slice keep values as they are, as in the paper; the sums in the layers behind become smaller, about by s / t.
 
 Numbered containers of one type of layer (`layer1.0`, `layer1.1`, ...) may be deeper in the teacher: block i of s comes from block
 round(i * (t - 1) / (s - 1)) of t, so the first and the last are kept. Others are matched by name. The rows of a

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -51,6 +51,9 @@ class Training:
     """bf16: products in bfloat16 (autocast), weights and their updates in float32. Slow on a CPU without instructions for it."""
 
     def __post_init__(self) -> None:
+        for name, known in (("optimizer", Optimizer), ("schedule", Schedule), ("precision", Precision)):
+            if getattr(self, name) not in get_args(known):
+                raise CompressionError(f"training.{name}: {getattr(self, name)!r} is not one of {', '.join(get_args(known))}")
         for name in ("epochs", "lr", "batch_size", "max_steps", "clip"):
             _check(name, getattr(self, name), wanted="above 0", holds=lambda value: value > 0)
         _check("momentum", self.momentum, wanted="from 0 to below 1", holds=lambda value: 0 <= value < 1)

@@ -63,7 +63,7 @@ def _binary_linear(x: torch.Tensor, signs: torch.Tensor, scale: torch.Tensor, bi
         raise ValueError(f"signs: {signs.dtype} {list(signs.shape)} must be int64 [N, {-(-inputs // WORD)}]")
     if scale.dtype != torch.float32 or scale.shape != (outputs,) or not scale.is_contiguous():
         raise ValueError(f"scale: {scale.dtype} {list(scale.shape)} must be float32 [{outputs}]")
-    products._fits_rows(x, bias, outputs)
+    products.fits_rows(x, bias, outputs)
     if products.ISA == "reference" or not x.is_cpu:
         return _reference(x, signs, scale, bias)
     y = x.new_empty(rows, outputs)

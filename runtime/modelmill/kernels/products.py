@@ -95,13 +95,13 @@ def _block_linear(
 ) -> torch.Tensor:
     rows, inputs = x.shape
     weight = Blocks(values=values, index=index, starts=starts, scale=scale, outputs=outputs, inputs=inputs)
-    _fits_blocks(weight)
-    _fits_rows(x, bias, outputs)
+    fits_blocks(weight)
+    fits_rows(x, bias, outputs)
     if ISA == "reference" or not x.is_cpu:
         return _reference(x, weight, bias, activation_scale)
     y = x.new_empty(rows, outputs)
     native.block_linear(
-        *_block_numbers(weight),
+        *block_numbers(weight),
         0 if bias is None else bias.data_ptr(),
         y.data_ptr(),
         x.data_ptr(),
@@ -124,7 +124,7 @@ def _block_rows(
     stop: int,
 ) -> torch.Tensor:
     weight = Blocks(values=values, index=index, starts=starts, scale=scale, outputs=outputs, inputs=inputs)
-    _fits_blocks(weight)
+    fits_blocks(weight)
     if not 0 <= start < stop <= outputs:
         raise ValueError(f"rows {start} to {stop} must lie within {outputs}")
     if ISA == "reference" or not values.is_cpu:
@@ -132,7 +132,7 @@ def _block_rows(
     height = weight.height
     first, end = start // height, -(-stop // height)
     dense = torch.empty(min(outputs, end * height) - first * height, inputs)
-    native.block_decode(*_block_numbers(weight), 0, dense.data_ptr(), first, end)
+    native.block_decode(*block_numbers(weight), 0, dense.data_ptr(), first, end)
     rows = dense[start - first * height : stop - first * height]
     return rows if start == first * height else rows.clone()  # the operator promises a tensor of its own
 
@@ -149,8 +149,8 @@ def _sparse_linear(
 ) -> torch.Tensor:
     rows, inputs = x.shape
     weight = Sparse(values=values, bits=bits, starts=starts, scale=scale, outputs=outputs, inputs=inputs)
-    _fits_sparse(weight)
-    _fits_rows(x, bias, outputs)
+    fits_sparse(weight)
+    fits_rows(x, bias, outputs)
     if scale is None or ISA == "reference" or not x.is_cpu:
         return _reference(x, weight, bias, activation_scale)
     y = x.new_empty(rows, outputs)
@@ -178,7 +178,7 @@ def _sparse_rows(
     stop: int,
 ) -> torch.Tensor:
     weight = Sparse(values=values, bits=bits, starts=starts, scale=scale, outputs=outputs, inputs=inputs)
-    _fits_sparse(weight)
+    fits_sparse(weight)
     if not 0 <= start < stop <= outputs:
         raise ValueError(f"rows {start} to {stop} must lie within {outputs}")
     if ISA == "reference" or not values.is_cpu:
@@ -206,7 +206,7 @@ def _reference(
     return y if bias is None else y.add_(bias)
 
 
-def _block_numbers(weight: Blocks) -> tuple[int, bool, int, bool, int, int, int, int, int, int]:
+def block_numbers(weight: Blocks) -> tuple[int, bool, int, bool, int, int, int, int, int, int]:
     values, index, scale = weight.values, weight.index, weight.scale
     return (
         values.data_ptr(),
@@ -236,14 +236,18 @@ def _sparse_numbers(weight: Sparse) -> tuple[int, bool, int, int, int, int, int,
     )
 
 
-def _fits_rows(x: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> None:
+def fits_rows(x: torch.Tensor, bias: torch.Tensor | None, outputs: int) -> None:
     if x.dtype != torch.float32 or not x.is_contiguous():
         raise ValueError(f"x: {x.dtype} must be torch.float32 and contiguous")
+    fits_bias(bias, outputs)
+
+
+def fits_bias(bias: torch.Tensor | None, outputs: int) -> None:
     if bias is not None and (bias.dtype != torch.float32 or bias.shape != (outputs,) or not bias.is_contiguous()):
         raise ValueError(f"bias: {bias.dtype} {list(bias.shape)} must be torch.float32 [{outputs}]")
 
 
-def _fits_blocks(weight: Blocks) -> None:
+def fits_blocks(weight: Blocks) -> None:
     """Sizes, as far as the native module relies on them; what the tensors say, `blocks.check` has seen."""
     values, index, starts, height = weight.values, weight.index, weight.starts, weight.height
     sides = (4, height) if weight.scale is None else (height, 4)
@@ -253,10 +257,10 @@ def _fits_blocks(weight: Blocks) -> None:
         raise ValueError(f"index: {index.dtype} {list(index.shape)} must be int16 or int32 {[values.shape[0], 4]}")
     if starts.shape != (-(-weight.outputs // height) + 1,) or starts.dtype != torch.int32 or not starts.is_contiguous():
         raise ValueError(f"starts: {starts.dtype} {list(starts.shape)} must be int32 [blocks + 1] for {weight.outputs} rows")
-    _fits_scale(weight.scale, weight.outputs)
+    fits_scale(weight.scale, weight.outputs)
 
 
-def _fits_sparse(weight: Sparse) -> None:
+def fits_sparse(weight: Sparse) -> None:
     values, bits, starts, outputs, inputs = weight.values, weight.bits, weight.starts, weight.outputs, weight.inputs
     wanted = (outputs, inputs // 2) if starts is None else (values.numel(),)
     if values.shape != wanted or values.dtype != _value_dtype(weight.scale) or not values.is_contiguous():
@@ -265,14 +269,14 @@ def _fits_sparse(weight: Sparse) -> None:
         raise ValueError(f"bits: {bits.dtype} {list(bits.shape)} must be uint8 {[outputs, -(-inputs // 8)]}")
     if starts is not None and (starts.shape != (outputs + 1,) or starts.dtype != torch.int32 or not starts.is_contiguous()):
         raise ValueError(f"starts: {starts.dtype} {list(starts.shape)} must be int32 {[outputs + 1]}")
-    _fits_scale(weight.scale, outputs)
+    fits_scale(weight.scale, outputs)
 
 
 def _value_dtype(scale: torch.Tensor | None) -> torch.dtype:
     return torch.float32 if scale is None else torch.int8
 
 
-def _fits_scale(scale: torch.Tensor | None, outputs: int) -> None:
+def fits_scale(scale: torch.Tensor | None, outputs: int) -> None:
     if scale is not None and (scale.dtype != torch.float32 or scale.shape != (outputs,) or not scale.is_contiguous()):
         raise ValueError(f"scale: {scale.dtype} {list(scale.shape)} must be float32 [{outputs}]")
 

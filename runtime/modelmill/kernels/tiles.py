@@ -1,51 +1,100 @@
-"""The layout of codes below 8 bits, in the file and for the kernels alike (docs/design/0008-compression.md).
+"""Tiles: the order in which kernels read codes, scales and zeros.
 
-A tile is 64 bytes: 16 rows x 4 inputs, for each of P = 8 / bits steps. Byte 4 * i + j holds, at bit p * bits, the code of
-row i of the tile and input 4 * p + j of its 4 * P inputs. Rows and inputs are padded with code 0.
+With P = 8 / bits codes in a byte, byte `4 * i + j` of `tile[N/16, K/(4*P), 64]` holds for p = 0..P-1, at bit `p * bits`, the
+code of row `16 * tile + i` and input `4 * P * block + 4 * p + j`: 64 bytes are 16 rows x 4 inputs for each p. N and K are
+padded with code 0 up to whole tiles: products of padded inputs meet activations of 0, padded rows are cut off.
 """
 
 import torch
 from torch.nn import functional
 
-ROWS, LANES = 16, 4
-"""Of a tile."""
+from modelmill.compress.errors import CompressionError
+
+ROWS = 16
+BYTES = 64
+QUAD = 4
+"""Inputs that lie side by side in a tile."""
+BITS = (1, 2, 4, 8)
 
 
-def inputs_of(bits: int) -> int:
-    """Inputs in one tile."""
-    return LANES * 8 // bits
+def phases(bits: int) -> int:
+    """Codes in a byte. Raises CompressionError for other bits than 1, 2, 4 and 8."""
+    if bits not in BITS:
+        raise CompressionError(f"bits is {bits}: codes take 1, 2, 4 or 8 bits")
+    return 8 // bits
 
 
-def pack(codes: torch.Tensor, *, bits: int) -> torch.Tensor:
-    """uint8 codes [N, K] below 2 ** bits as tiles uint8 [N / 16, K / inputs_of(bits), 64], both rounded up."""
-    steps, wide = 8 // bits, inputs_of(bits)
-    rows, inputs = codes.shape
-    padded = functional.pad(codes, (0, -inputs % wide, 0, -rows % ROWS))
-    split = padded.view(padded.shape[0] // ROWS, ROWS, padded.shape[1] // wide, steps, LANES)
-    tiles = torch.zeros_like(split[..., 0, :])
-    for step in range(steps):
-        tiles |= split[..., step, :] << (step * bits)
-    return tiles.transpose(1, 2).reshape(*split.shape[::2][:2], ROWS * LANES)
+def tiled_shape(rows: int, inputs: int, bits: int) -> tuple[int, int, int]:
+    """Of the tiles of [rows, inputs] codes."""
+    return -(-rows // ROWS), -(-inputs // (QUAD * phases(bits))), BYTES
 
 
-def unpack(tiles: torch.Tensor, *, bits: int, start: int, stop: int, inputs: int) -> torch.Tensor:
-    """The codes uint8 [stop - start, inputs] of some rows; only their tiles are looked at."""
-    first = start // ROWS
-    part = tiles[first : -(-stop // ROWS)]
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=tiles.device)
-    steps = (part.view(*part.shape[:2], ROWS, 1, LANES) >> shifts[:, None]) & ((1 << bits) - 1)
-    rows = steps.transpose(1, 2).reshape(part.shape[0] * ROWS, -1)
-    return rows[start - first * ROWS : stop - first * ROWS, :inputs]
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes uint8 [N, K], each below 2 ** bits, as tiles uint8 [N/16, K/(4*P), 64].
+
+    Raises CompressionError where a code does not fit.
+    """
+    count = phases(bits)
+    if codes.dtype != torch.uint8 or codes.dim() != 2:
+        raise CompressionError(f"codes are {codes.dtype} {list(codes.shape)}: pack takes uint8 [rows, inputs]")
+    if codes.numel() and int(codes.max()) >= 1 << bits:
+        raise CompressionError(f"a code is {int(codes.max())}: {bits} bits hold 0 to {(1 << bits) - 1}")
+    tiles, blocks, _ = tiled_shape(codes.shape[0], codes.shape[1], bits)
+    padded = functional.pad(codes, (0, blocks * QUAD * count - codes.shape[1], 0, tiles * ROWS - codes.shape[0]))
+    split = padded.view(tiles, ROWS, blocks, count, QUAD)
+    packed = split[:, :, :, 0].clone()
+    for phase in range(1, count):
+        packed |= split[:, :, :, phase] << (phase * bits)
+    return packed.transpose(1, 2).reshape(tiles, blocks, BYTES)
 
 
-def tile_rows(values: torch.Tensor) -> torch.Tensor:
-    """Values [N, G] of rows as [N / 16 rounded up, G, 16], padded with zeros."""
-    padded = functional.pad(values, (0, 0, 0, -values.shape[0] % ROWS))
-    return padded.view(-1, ROWS, values.shape[1]).transpose(1, 2).contiguous()
+def unpack(tiles: torch.Tensor, *, bits: int, rows: int, inputs: int, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    """The codes uint8 of rows `start` to `stop` (all when not given), [stop - start, inputs]: what `pack` was given.
+
+    Raises CompressionError where the tiles are not those of [rows, inputs] codes.
+    """
+    expected = tiled_shape(rows, inputs, bits)
+    if tuple(tiles.shape) != expected:
+        raise CompressionError(f"tiles are {list(tiles.shape)}: [{rows}, {inputs}] codes of {bits} bits take {list(expected)}")
+    stop = rows if stop is None else min(stop, rows)
+    first, last = start // ROWS, -(-stop // ROWS)
+    packed = tiles[first:last].view(torch.uint8).view(-1, expected[1], ROWS, QUAD).transpose(1, 2)
+    mask = (1 << bits) - 1
+    parts = [(packed >> (phase * bits)) & mask for phase in range(phases(bits))]
+    codes = torch.stack(parts, dim=3).reshape((last - first) * ROWS, -1)
+    return codes[start - first * ROWS : stop - first * ROWS, :inputs]
 
 
-def untile_rows(values: torch.Tensor, *, start: int, stop: int) -> torch.Tensor:
-    """The [stop - start, G] of some rows."""
-    first = start // ROWS
-    part = values[first : -(-stop // ROWS)].transpose(1, 2).flatten(0, 1)
-    return part[start - first * ROWS : stop - first * ROWS]
+def prepare8(codes: torch.Tensor) -> torch.Tensor:
+    """Codes of 8 bits, int8 or uint8 [N, K] as a file holds them, in tiles of the same type: done once, at load."""
+    if codes.dtype not in (torch.int8, torch.uint8) or codes.dim() != 2:
+        raise CompressionError(f"codes are {codes.dtype} {list(codes.shape)}: 8 bits are int8 or uint8 [rows, inputs]")
+    return pack(codes.contiguous().view(torch.uint8), 8).view(codes.dtype)
+
+
+def tile_scales(values: torch.Tensor) -> torch.Tensor:
+    """Scales (or zeros) [N, G] as [N/16, G, 16]; rows beyond N are 0."""
+    rows, groups = values.shape
+    tiles = -(-rows // ROWS)
+    return functional.pad(values, (0, 0, 0, tiles * ROWS - rows)).view(tiles, ROWS, groups).transpose(1, 2).contiguous()
+
+
+def untile_scales(values: torch.Tensor, rows: int) -> torch.Tensor:
+    """The inverse of `tile_scales`: [N, G]."""
+    return values.transpose(1, 2).reshape(-1, values.shape[1])[:rows]
+
+
+def conv_rows(codes: torch.Tensor, shape: tuple[int, int, int, int], fill: int = 0) -> torch.Tensor:
+    """Codes [N, h*w*C] of a convolution's weight [N, C, h, w], whose rows are channels last, as the kernels want them.
+
+    Each pixel's channels are padded to a multiple of 4 with the code `fill`: [N, h * w * C4]. Their activations are 0. The
+    product's groups are equal parts of the padded row.
+    """
+    outputs, channels, height, width = shape
+    if tuple(codes.shape) != (outputs, height * width * channels):
+        raise CompressionError(f"codes are {list(codes.shape)}: a weight {list(shape)} has {height * width * channels} in a row")
+    padding = -channels % QUAD
+    if not padding:
+        return codes
+    pixels = codes.view(outputs, height * width, channels)
+    return functional.pad(pixels, (0, padding), value=fill).view(outputs, -1)

@@ -54,8 +54,8 @@ inline Index differing_portable(const uint64_t* a, const uint64_t* b, Index word
 // Bits set in each byte: two look-ups of four bits.
 MODELMILL_AVX2 inline __m256i counts(__m256i bits) {
     const __m256i four = _mm256_set1_epi8(15);
-    const __m256i of = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3,
-                                        3, 4);
+    const __m256i of =
+        _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     return _mm256_add_epi8(_mm256_shuffle_epi8(of, _mm256_and_si256(bits, four)),
                            _mm256_shuffle_epi8(of, _mm256_and_si256(_mm256_srli_epi16(bits, 4), four)));
 }

@@ -43,6 +43,21 @@ struct Blocks {
     }
 };
 
+// Rows of int8 activations: where each begins, and in an IMAGE where its inputs are from there (else one behind the other).
+template <bool IMAGE>
+struct Picks {
+    const int8_t* values;
+    const Index* rows;
+    const float* scales;
+    const uint32_t* offsets;
+
+    const int8_t* row(Index m) const { return values + rows[m]; }
+    __attribute__((always_inline)) void place(uint32_t (&at)[4]) const {
+        if constexpr (IMAGE)
+            for (uint32_t& k : at) k = offsets[k];
+    }
+};
+
 template <int HEIGHT>
 void store(const Blocks& w, Index block, Index m, float row_scale, const int32_t* sums) {
     const Index first = block * HEIGHT, rows = std::min<Index>(HEIGHT, w.outputs - first);
@@ -56,13 +71,14 @@ void store(const Blocks& w, Index block, Index m, const float* sums) {
     for (Index i = 0; i < rows; ++i) w.out[m * w.outputs + first + i] = w.bias ? sums[i] + w.bias[first + i] : sums[i];
 }
 
-template <int HEIGHT>
-void integers_portable(const Blocks& w, const Codes& x, Index block, Index m) {
+template <int HEIGHT, bool IMAGE>
+void integers_portable(const Blocks& w, const Picks<IMAGE>& x, Index block, Index m) {
     int32_t sums[HEIGHT] = {};
     for (Index q = w.starts[block]; q < w.starts[block + 1]; ++q) {
         const int8_t* values = w.quad<int8_t>(q, HEIGHT);
         uint32_t at[4];
         w.inputs_of(q, at);
+        x.place(at);
         for (int j = 0; j < 4; ++j)
             for (int i = 0; i < HEIGHT; ++i) sums[i] += values[4 * i + j] * x.row(m)[at[j]];
     }
@@ -122,8 +138,8 @@ MODELMILL_AVX2 inline __m256i products(__m256i sum, __m256i w, __m256i x) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-template <int M>
-MODELMILL_AVX2 void integers16_avx2(const Blocks& w, const Codes& x, Index block, Index m) {
+template <int M, bool IMAGE>
+MODELMILL_AVX2 void integers16_avx2(const Blocks& w, const Picks<IMAGE>& x, Index block, Index m) {
     __m256i low[M], high[M];
     for (int r = 0; r < M; ++r) low[r] = high[r] = _mm256_setzero_si256();
     for (Index q = w.starts[block]; q < w.starts[block + 1]; ++q) {
@@ -131,6 +147,7 @@ MODELMILL_AVX2 void integers16_avx2(const Blocks& w, const Codes& x, Index block
         const __m256i first = _mm256_loadu_si256(values), second = _mm256_loadu_si256(values + 1);
         uint32_t at[1][4];
         inputs_avx2(w, q, values, at);
+        x.place(at[0]);
         for (int r = 0; r < M; ++r) {
             const __m256i four = _mm256_broadcastd_epi32(picked(x.row(m + r), at[0]));
             low[r] = products(low[r], first, four);
@@ -146,8 +163,8 @@ MODELMILL_AVX2 void integers16_avx2(const Blocks& w, const Codes& x, Index block
 }
 
 // Two quads of 4 rows share a register; a last one alone leaves the other half zero.
-template <int M>
-MODELMILL_AVX2 void integers4_avx2(const Blocks& w, const Codes& x, Index block, Index m) {
+template <int M, bool IMAGE>
+MODELMILL_AVX2 void integers4_avx2(const Blocks& w, const Picks<IMAGE>& x, Index block, Index m) {
     __m256i sum[M];
     for (int r = 0; r < M; ++r) sum[r] = _mm256_setzero_si256();
     const Index end = w.starts[block + 1];
@@ -157,9 +174,12 @@ MODELMILL_AVX2 void integers4_avx2(const Blocks& w, const Codes& x, Index block,
         const __m256i pair = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
         uint32_t at[2][4];
         inputs_avx2(w, q, values, at);
+        x.place(at[0]);
+        x.place(at[1]);
         for (int r = 0; r < M; ++r) {
             const int8_t* row = x.row(m + r);
-            const __m256i picks = _mm256_set_m128i(_mm_broadcastd_epi32(picked(row, at[1])), _mm_broadcastd_epi32(picked(row, at[0])));
+            const __m256i picks =
+                _mm256_set_m128i(_mm_broadcastd_epi32(picked(row, at[1])), _mm_broadcastd_epi32(picked(row, at[0])));
             sum[r] = products(sum[r], pair, picks);
         }
     }
@@ -168,6 +188,7 @@ MODELMILL_AVX2 void integers4_avx2(const Blocks& w, const Codes& x, Index block,
         const __m256i single = _mm256_zextsi128_si256(_mm_loadu_si128(values));
         uint32_t at[4];
         w.inputs_of(q, at);
+        x.place(at);
         for (int r = 0; r < M; ++r) sum[r] = products(sum[r], single, _mm256_broadcastd_epi32(picked(x.row(m + r), at)));
     }
     for (int r = 0; r < M; ++r) {
@@ -228,16 +249,17 @@ MODELMILL_AVX2 void floats4_avx2(const Blocks& w, const float* x, Index block, I
 }
 
 // Row blocks [from, to) with every row of activations.
-inline void integers(const Blocks& w, const Codes& x, Index rows, int height, bool avx2, Index from, Index to) {
+template <bool IMAGE>
+void integers(const Blocks& w, const Picks<IMAGE>& x, Index rows, int height, bool avx2, Index from, Index to) {
     for (Index block = from; block < to; ++block) {
         Index m = 0;
         if (avx2) {
-            const auto four = height == 16 ? integers16_avx2<4> : integers4_avx2<4>;
-            const auto one = height == 16 ? integers16_avx2<1> : integers4_avx2<1>;
+            const auto four = height == 16 ? integers16_avx2<4, IMAGE> : integers4_avx2<4, IMAGE>;
+            const auto one = height == 16 ? integers16_avx2<1, IMAGE> : integers4_avx2<1, IMAGE>;
             for (; m + 4 <= rows; m += 4) four(w, x, block, m);
             for (; m < rows; ++m) one(w, x, block, m);
         }
-        for (; m < rows; ++m) (height == 16 ? integers_portable<16> : integers_portable<4>)(w, x, block, m);
+        for (; m < rows; ++m) (height == 16 ? integers_portable<16, IMAGE> : integers_portable<4, IMAGE>)(w, x, block, m);
     }
 }
 

@@ -81,7 +81,8 @@ MODELMILL_AVX2 inline void spread(const float* values, const Shuffle& from, floa
     _mm256_storeu_ps(out, _mm256_blendv_ps(moved, _mm256_setzero_ps(), _mm256_castsi256_ps(shuffle)));
 }
 
-// The bytes of a row in fours, as far as there are values enough to read; where it ended. Eight values are read for each, whether or not they are used.
+// The bytes of a row in fours, as far as there are values enough to read; where it ended. Eight values are read for each, whether
+// or not they are used.
 template <bool MASK, typename Value>
 MODELMILL_AVX2 Index spread_bytes(const Sparse& w, const uint8_t* bits, Index& cursor, Value* out) {
     const auto* values = static_cast<const Value*>(w.values);

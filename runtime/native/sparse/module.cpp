@@ -10,6 +10,7 @@
 
 #include "binary.hpp"
 #include "dots.hpp"
+#include "image.hpp"
 #include "split.hpp"
 
 namespace modelmill::sparse {
@@ -69,16 +70,23 @@ PyObject* isa(PyObject*, PyObject*) { return PyUnicode_FromString(has_avx2() ? "
 
 // values, is_float, index, wide, starts, quads, height, outputs, inputs, scale, bias, out: of both functions on blocks.
 Blocks blocks_of(const long long* at) {
-    return Blocks{reinterpret_cast<const void*>(at[0]),  reinterpret_cast<const void*>(at[2]),   at[3] != 0,
-                  reinterpret_cast<const int32_t*>(at[4]), at[7],                                 at[8],
-                  reinterpret_cast<const float*>(at[9]), reinterpret_cast<const float*>(at[10]), reinterpret_cast<float*>(at[11])};
+    return Blocks{reinterpret_cast<const void*>(at[0]),
+                  reinterpret_cast<const void*>(at[2]),
+                  at[3] != 0,
+                  reinterpret_cast<const int32_t*>(at[4]),
+                  at[7],
+                  at[8],
+                  reinterpret_cast<const float*>(at[9]),
+                  reinterpret_cast<const float*>(at[10]),
+                  reinterpret_cast<float*>(at[11])};
 }
 const char* wrong_blocks(const long long* at) {
     const Index height = at[6], outputs = at[7], inputs = at[8];
     if (height != 16 && height != 4) return "blocks have 16 or 4 rows";
     if (outputs < 1 || inputs < 1) return "a weight has at least one row and one input";
     const Index blocks = (outputs + height - 1) / height;
-    return grows(reinterpret_cast<const int32_t*>(at[4]), blocks, at[5]) ? nullptr : "starts must grow from 0 to the number of quads";
+    return grows(reinterpret_cast<const int32_t*>(at[4]), blocks, at[5]) ? nullptr
+                                                                         : "starts must grow from 0 to the number of quads";
 }
 
 PyObject* block_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -97,7 +105,33 @@ PyObject* block_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) 
         if (is_float)
             return split(blocks, products, threads, [&](Index from, Index to) { floats(w, x, rows, height, avx2, from, to); });
         const Codes codes = quantize(x, rows, w.inputs, static_cast<float>(given), avx2);
-        split(blocks, products, threads, [&](Index from, Index to) { integers(w, codes, rows, height, avx2, from, to); });
+        std::vector<Index> begins(rows);
+        for (Index m = 0; m < rows; ++m) begins[m] = m * codes.stride;
+        const Picks<false> picks{codes.values.data(), begins.data(), codes.scales.data(), nullptr};
+        split(blocks, products, threads, [&](Index from, Index to) { integers(w, picks, rows, height, avx2, from, to); });
+    });
+}
+
+PyObject* block_conv2d(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    Numbers<29> n;
+    if (count < 1) return refuse("30 arguments expected");
+    const double given = PyFloat_AsDouble(arguments[count - 1]);
+    if ((given == -1.0 && PyErr_Occurred()) || !n.read(arguments, count - 1)) return nullptr;
+    if (const char* wrong = wrong_blocks(n.at)) return refuse(wrong);
+    const Blocks w = blocks_of(n.at);
+    const long long* at = n.at + 13;
+    const Geometry g{at[0], at[1], at[2], at[3], {at[4], at[5]}, {at[6], at[7]}, {at[8], at[9]}, at[10], at[11], at[12], at[13]};
+    if (n.at[1] || !g.fits() || w.inputs != g.kernel[0] * g.kernel[1] * g.channels)
+        return refuse("the image does not fit the weight");
+    if (g.rows * g.columns * g.channels >= 1LL << 32) return refuse("an image of more than 2^32 numbers");
+    const bool avx2 = n.at[28] != 0 && has_avx2();
+    const int height = static_cast<int>(n.at[6]);
+    return unlocked([&] {
+        const Image image(n.pointer<const float>(12), g, static_cast<float>(given), avx2);
+        const Picks<true> picks{image.values.data(), image.pixels.data(), image.scales.data(), image.offsets.data()};
+        const Index pixels = static_cast<Index>(image.pixels.size());
+        split((w.outputs + height - 1) / height, 4.0 * n.at[5] * height * pixels, n.at[27],
+              [&](Index from, Index to) { integers(w, picks, pixels, height, avx2, from, to); });
     });
 }
 
@@ -114,8 +148,12 @@ PyObject* block_decode(PyObject*, PyObject* const* arguments, Py_ssize_t count) 
 
 // values, is_float, bits, starts, kept, outputs, inputs, scale, bias, out: of both functions on sparse weights.
 Sparse sparse_of(const long long* at) {
-    return Sparse{reinterpret_cast<const void*>(at[0]), reinterpret_cast<const uint8_t*>(at[2]),
-                  reinterpret_cast<const int32_t*>(at[3]), at[4], at[5], at[6]};
+    return Sparse{reinterpret_cast<const void*>(at[0]),
+                  reinterpret_cast<const uint8_t*>(at[2]),
+                  reinterpret_cast<const int32_t*>(at[3]),
+                  at[4],
+                  at[5],
+                  at[6]};
 }
 const char* wrong_sparse(const Sparse& w) {
     if (w.outputs < 1 || w.inputs < 1) return "a weight has at least one row and one input";
@@ -152,9 +190,8 @@ PyObject* sparse_decode(PyObject*, PyObject* const* arguments, Py_ssize_t count)
     const bool avx2 = n.at[12] != 0 && has_avx2();
     const auto* scale = n.pointer<const float>(7);
     auto* out = n.pointer<float>(9);
-    return unlocked([&] {
-        n.at[1] ? decode<float>(w, scale, out, avx2, from, to) : decode<int8_t>(w, scale, out, avx2, from, to);
-    });
+    return unlocked(
+        [&] { n.at[1] ? decode<float>(w, scale, out, avx2, from, to) : decode<int8_t>(w, scale, out, avx2, from, to); });
 }
 
 PyObject* dense_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -210,6 +247,7 @@ PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t))
 
 PyMethodDef functions[] = {{"isa", isa, METH_NOARGS, nullptr},
                            {"block_linear", fast(block_linear), METH_FASTCALL, nullptr},
+                           {"block_conv2d", fast(block_conv2d), METH_FASTCALL, nullptr},
                            {"block_decode", fast(block_decode), METH_FASTCALL, nullptr},
                            {"sparse_linear", fast(sparse_linear), METH_FASTCALL, nullptr},
                            {"sparse_decode", fast(sparse_decode), METH_FASTCALL, nullptr},

@@ -49,8 +49,8 @@ MODELMILL_AVX2 inline float quantize_avx2(const float* x, Index inputs, float gi
 inline Codes quantize(const float* x, Index rows, Index inputs, float given, bool avx2) {
     Codes codes(rows, inputs);
     for (Index m = 0; m < rows; ++m)
-        codes.scales[m] = (avx2 ? quantize_avx2 : quantize_portable)(x + m * inputs, inputs, given,
-                                                                      codes.values.data() + m * codes.stride);
+        codes.scales[m] =
+            (avx2 ? quantize_avx2 : quantize_portable)(x + m * inputs, inputs, given, codes.values.data() + m * codes.stride);
     return codes;
 }
 

@@ -3,10 +3,11 @@
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelmill.artifact import digests, manifest
@@ -76,6 +77,24 @@ def test_a_changed_byte_is_found_in_its_chunk(content: bytes, data: st.DataObjec
             digests.verify(io.BytesIO(content[:at]), file, where="f")
     with pytest.raises(DigestMismatch, match="longer than"):
         digests.verify(io.BytesIO(content + b"!"), file, where="f")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(min_size=1, max_size=6000), data=st.data())
+def test_an_open_file_is_checked_by_threads_as_a_stream_is(content: bytes, data: st.DataObject, tmp_path: Path) -> None:
+    file = digests.describe(io.BytesIO(content), path="f", chunk_bytes=1024)
+    at = data.draw(st.integers(0, len(content) - 1))
+    changed = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+    start = at // 1024 * 1024
+    told = ((changed, f"f: bytes {start} to"), (content[:at], f"ends after {at} of"), (content + b"!", "longer than"))
+    path = tmp_path / "f"
+    for written, words in told:
+        path.write_bytes(written)
+        with path.open("rb") as stream, pytest.raises(DigestMismatch, match=words):
+            digests.verify_open(stream.fileno(), file, where="f")
+    path.write_bytes(content)
+    with path.open("rb") as stream:
+        digests.verify_open(stream.fileno(), file, where="f")
 
 
 def _raw() -> dict[str, Any]:

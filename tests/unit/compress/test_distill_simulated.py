@@ -48,7 +48,7 @@ def test_a_higher_temperature_spreads_further() -> None:
     inputs = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
     assert float(drawn(inputs, temperature=1.5).std()) > 1.2 * float(drawn(inputs, temperature=0.8).std())
     tokens = torch.tensor([[0]] * 9 + [[1]])
-    assert 0.3 < float((drawn(tokens, temperature=4) == 1).float().mean())
+    assert float((drawn(tokens, temperature=4) == 1).float().mean()) > 0.3
     assert float((drawn(tokens, temperature=0.5) == 1).float().mean()) < 0.05
 
 

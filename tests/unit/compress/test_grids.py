@@ -31,13 +31,22 @@ CONV = st.tuples(st.integers(1, 18), st.integers(1, 6), st.integers(1, 3), st.in
 GRANULARITIES: tuple[Granularity, ...] = ("Tensor", "Channel", "Group")
 ROUNDING = 1 + 2**-18
 
-even = [
+even: list[Grid] = [
     *(Uniform(bits=bits, granularity=to, group_size=1) for bits in (2, 3, 4, 8) for to in GRANULARITIES),
     *(DynamicRange(bits=bits) for bits in (2, 4, 7, 8)),
 ]
-skewed = [Uniform(bits=bits, symmetric=False, granularity=to, group_size=1) for bits in (2, 5, 8) for to in GRANULARITIES]
-pointed = [FixedPoint(bits=4), FixedPoint(bits=3), FixedPoint(), Residue(modulus=2), Residue(modulus=13), Residue(modulus=256)]
-books = [
+skewed: list[Grid] = [
+    Uniform(bits=bits, symmetric=False, granularity=to, group_size=1) for bits in (2, 5, 8) for to in GRANULARITIES
+]
+pointed: list[Grid] = [
+    FixedPoint(bits=4),
+    FixedPoint(bits=3),
+    FixedPoint(),
+    Residue(modulus=2),
+    Residue(modulus=13),
+    Residue(modulus=256),
+]
+books: list[Grid] = [
     NormalFloat(granularity="Channel"),
     NormalFloat(bits=3, granularity="Tensor"),
     *(KMeans(clusters=k, granularity=to, group_size=1) for k in (2, 5, 40) for to in GRANULARITIES),
@@ -47,8 +56,8 @@ books = [
     Steps(steps=7, zero_kept=True),
     Steps(granularity="Channel"),
 ]
-signs = [Binary(), Binary(granularity="Tensor"), Ternary(), Ternary(granularity="Group", group_size=1)]
-searched = [
+signs: list[Grid] = [Binary(), Binary(granularity="Tensor"), Ternary(), Ternary(granularity="Group", group_size=1)]
+searched: list[Grid] = [
     Uniform(bits=2, clipping=MSE()),
     Uniform(bits=4, symmetric=False, clipping=MSE(steps=9)),
     Uniform(bits=4, granularity="Tensor", clipping=Percentile(percentile=90)),
@@ -109,7 +118,7 @@ def test_errors_stay_within_the_bounds_that_the_grids_promise(shape: tuple[int, 
     for grid in even:
         assert largest_by_scale(grid.encode(weight, name="w"), weight) <= 0.5 * ROUNDING, grid
     for skew in skewed:
-        assert largest_by_scale(skew.encode(weight, name="w"), weight) <= 1.0 * ROUNDING, skew
+        assert largest_by_scale(skew.encode(weight, name="w"), weight) <= 0.5 + 1e-4, skew
     for residue in (Residue(modulus=256), Residue(modulus=5), FixedPoint(point=2)):
         assert largest_by_scale(residue.encode(weight, name="w"), weight) <= 0.5 * ROUNDING, residue
     for normal in (NormalFloat(granularity="Channel"), NormalFloat(bits=2, granularity="Tensor")):
@@ -269,8 +278,9 @@ def test_steps_follow_what_is_important() -> None:
     weight = torch.tensor([[0.0, 0.1, 0.2, 5.0, 5.1, 9.0]])
     plain = Steps(steps=2).encode(weight, name="w").decode()
     careful = Steps(steps=2, importance=torch.tensor([[100.0, 1.0, 100.0, 0.01, 0.01, 0.01]])).encode(weight, name="w").decode()
-    assert float((careful - weight)[0, :3].abs().max()) < float((plain - weight)[0, :3].abs().max()) + 0.03
-    assert float(careful[0, 0]) != float(careful[0, 3])
+    assert plain[0, 0] == plain[0, 2] != plain[0, 3]
+    # Now the error of 0.2 counts more than those of 5 to 9.
+    assert careful[0].tolist() == pytest.approx([0.0, 0.0, 0.2, 0.2, 0.2, 0.2], abs=0.01)
     with pytest.raises(CompressionError, match=r"tensor 'w': importance \[2\] must have the weight's shape \[1, 6\]"):
         Steps(importance=torch.ones(2)).encode(weight, name="w")
 
@@ -287,7 +297,10 @@ def test_large_weights_are_fitted_by_their_histogram() -> None:
     [
         (lambda: Uniform(bits=1), r"bits 1 must be a whole number from 2 to 8"),
         (lambda: Uniform(bits=True), r"bits True"),
-        (lambda: Uniform(granularity="Row"), r"granularity 'Row' must be one of Tensor, Channel, Group"),
+        (
+            lambda: Uniform(granularity="Row"),  # type: ignore[arg-type]
+            r"granularity 'Row' must be one of Tensor, Channel, Group",
+        ),
         (lambda: Uniform(granularity="Group", group_size=0), r"groupSize 0"),
         (lambda: Percentile(percentile=20), r"percentile 20 must be from 50 to 100"),
         (lambda: MSE(steps=1), r"steps 1"),
@@ -297,7 +310,10 @@ def test_large_weights_are_fitted_by_their_histogram() -> None:
         (lambda: DynamicRange(bits=9), r"bits 9"),
         (lambda: NormalFloat(bits=8), r"bits 8 must be a whole number from 2 to 4"),
         (lambda: KMeans(clusters=257), r"clusters 257"),
-        (lambda: KMeans(start="Random"), r"start 'Random' must be one of Linear, Quantile"),
+        (
+            lambda: KMeans(start="Random"),  # type: ignore[arg-type]
+            r"start 'Random' must be one of Linear, Quantile",
+        ),
         (lambda: Steps(steps=17), r"steps 17"),
         (
             lambda: Uniform(granularity="Group", group_size=3).encode(torch.ones(2, 8), name="w"),

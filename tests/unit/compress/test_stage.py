@@ -31,7 +31,7 @@ def test_a_variant_is_written_and_every_number_reported(tmp_path: Path, caplog: 
         "keptDense": 0,
         "compressedWeights": ["fc.weight"],
     }
-    assert "fc.weight: [3, 16], Uniform, 8 bits" in caplog.text
+    assert "fc.weight: [3, 16], sparse" in caplog.text
 
 
 def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:

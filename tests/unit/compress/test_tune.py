@@ -137,6 +137,12 @@ def test_a_setting_out_of_range_is_refused_by_name(field: str, value: float) -> 
         Training(**{field: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("field", "value"), [("optimizer", "Adagrad"), ("schedule", "Step"), ("precision", "fp8")])
+def test_a_name_that_is_not_known_is_refused_with_those_that_are(field: str, value: str) -> None:
+    with pytest.raises(CompressionError, match=f"training.{field}: '{value}' is not one of "):
+        Training(**{field: value})  # type: ignore[arg-type]
+
+
 def test_progress_is_said_at_intervals_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     said = list[str]()
     job = context(blobs(), said=said)

@@ -70,10 +70,8 @@ def test_float_products_are_those_of_the_dense_rows(
         torch.testing.assert_close(answer, x @ dense.t() + bias, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "reference"])  # plain torch checks every index itself
 def test_bits_that_nobody_checked_read_nothing_outside(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
-    if isa == "reference":
-        pytest.skip("plain torch checks every index itself")
     monkeypatch.setattr(products, "ISA", isa)
     values, starts = torch.ones(3, dtype=torch.int8), torch.tensor([0, 1, 3], dtype=torch.int32)
     full = torch.full((2, 3), 255, dtype=torch.uint8)

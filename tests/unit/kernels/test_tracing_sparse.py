@@ -3,6 +3,7 @@
 import torch
 
 from modelmill.kernels import binary, blocks, products, sparse
+from modelmill.kernels.block_conv import block_conv2d
 from tests.unit.kernels.sparse_weights import as_codes, pruned
 
 
@@ -16,11 +17,12 @@ def test_a_layer_of_every_operator_is_exported_and_answers_the_same() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             linear = products.block_linear(x, block) + products.sparse_linear(x, masked)
             tiles = products.decode_rows(block, 5, 9) @ products.decode_rows(masked, 0, 12)
-            return linear + binary.binary_linear(x, signs, scale) + tiles.sum()
+            image = block_conv2d(x[:, :, None, None], block, kernel=(1, 1))
+            return linear + image[:, :, 0, 0] + binary.binary_linear(x, signs, scale) + tiles.sum()
 
     x = torch.randn(2, 12)
     program = torch.export.export(Layer(), (x,))
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    names = ("block_linear", "sparse_linear", "block_rows", "sparse_rows", "binary_linear")
+    names = ("block_conv2d", "block_linear", "sparse_linear", "block_rows", "sparse_rows", "binary_linear")
     assert {f"modelmill.{name}.default" for name in names} <= called
     assert torch.equal(program.module()(x), Layer()(x))

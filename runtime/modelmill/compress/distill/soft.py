@@ -55,7 +55,9 @@ def divergence(student: nn.Module, teacher: nn.Module, batches: Iterable[Batch],
     """The mean of `soft_loss` at temperature 1 over the rows of these batches; 0 is perfect agreement."""
     total, rows = 0.0, 0
     with asked(student), asked(teacher), torch.no_grad():
+        device = next(student.parameters()).device
         for inputs, _ in batches:
+            inputs = inputs.to(device)
             total += float(soft_loss(student(inputs), teacher(inputs), kind=kind)) * len(inputs)
             rows += len(inputs)
     if rows == 0:

@@ -71,10 +71,11 @@ class KMeans:
 def _linear(given: Distribution, count: int) -> torch.Tensor:
     spaced = torch.linspace(0, 1, count, dtype=torch.float64, device=given.points.device)
     low, high = given.points[0], given.points[-1]
-    return torch.lerp(low, high, spaced)
+    return low + spaced * (high - low)
 
 
 def _quantiles(given: Distribution, count: int) -> torch.Tensor:
     shares = (torch.arange(count, dtype=torch.float64, device=given.points.device) + 0.5) / count
     found = torch.searchsorted(given.mass.cumsum(0), given.mass.sum() * shares)
-    return given.points[found.clamp_max(len(given.points) - 1)].unique()
+    starts: torch.Tensor = given.points[found.clamp_max(len(given.points) - 1)].unique()
+    return starts

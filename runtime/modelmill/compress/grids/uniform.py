@@ -2,7 +2,7 @@
 
 Symmetric: q from -(2^(b-1) - 1) to 2^(b-1) - 1, zero 0, scale = max |w| / (2^(b-1) - 1). The most negative code stays unused,
 so that the grid is symmetric. Asymmetric: 2^b values from the smallest weight (or 0) to the largest (or 0), so that 0 is on the
-grid; the zero is rounded, so the outermost weights may be off by a whole scale. `clipping` shrinks the range (`clipping.py`).
+grid; the zero is rounded to a whole number. `clipping` shrinks the range (`clipping.py`).
 Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference".
 """
 

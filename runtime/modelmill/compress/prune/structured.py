@@ -11,7 +11,7 @@ that may lose half of them. The weights are those of the kept channels, nothing 
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from torch import nn
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.prune.channels import importance as measures
 from modelmill.compress.prune.channels.cost import Ledger, multiplications, sizes_of
+from modelmill.compress.prune.channels.example import runner
 from modelmill.compress.prune.channels.groups import Graph, usable
 from modelmill.compress.prune.channels.plan import greedy, rounded, step_of
 from modelmill.compress.structure import Edit, Resize, apply_edits
@@ -61,7 +62,7 @@ def prune_channels(
     _check(module, ratio=ratio, macs=macs, round_to=round_to, keep=keep)
     # The graph is traced from gradients.
     made = copy.deepcopy(module).eval().requires_grad_(True)
-    graph_of, run = _runner(example)
+    graph_of, run = runner(example)
     groups, refused = usable(made, graph_of, run, keep=keep, steps=lambda channels: step_of(channels, round_to))
     if not groups:
         reasons = "; ".join(f"{root}: {reason}" for root, reason in list(refused.items())[:3])
@@ -79,7 +80,7 @@ def prune_channels(
         if left[group.root] < group.channels:
             graph.remove(group.root, ranked[group.root].indices[left[group.root] :].tolist())
     edits = resizes(module, made)
-    _prove(module, made, edits)
+    prove(module, made, edits)
     after = sum(multiplications(made, run).values())
     made.train(module.training)
     return Pruned(
@@ -135,28 +136,8 @@ def _check(module: nn.Module, *, ratio: float | None, macs: float | None, round_
         raise CompressionError(f"structured pruning: keep {unknown[0]!r}: the model has no such layer")
 
 
-def _runner(example: Any) -> tuple[Any, Callable[[nn.Module], tuple[torch.Tensor, ...]]]:
-    """The example as the graph takes it, and what gives it to a module."""
-
-    def run(module: nn.Module) -> tuple[torch.Tensor, ...]:
-        with torch.no_grad():
-            if isinstance(example, Mapping):
-                return _tensors(module(**example))
-            return _tensors(module(*example) if isinstance(example, tuple) else module(example))
-
-    return dict(example) if isinstance(example, Mapping) else example, run
-
-
-def _tensors(outputs: Any) -> tuple[torch.Tensor, ...]:
-    if isinstance(outputs, torch.Tensor):
-        return (outputs,)
-    return tuple(
-        found for output in (outputs.values() if isinstance(outputs, Mapping) else outputs) for found in _tensors(output)
-    )
-
-
-def _prove(before: nn.Module, after: nn.Module, edits: Sequence[Edit]) -> None:
-    """That the edits alone give a fresh module these shapes, as the loader will need."""
+def prove(before: nn.Module, after: nn.Module, edits: Sequence[Edit]) -> None:
+    """Checks that the edits alone give a fresh module these shapes, as the loader will need."""
     fresh = apply_edits(copy.deepcopy(before), edits)
     wanted = {name: tensor.shape for name, tensor in after.state_dict().items()}
     found = {name: tensor.shape for name, tensor in fresh.state_dict().items()}

@@ -1,0 +1,109 @@
+"""A linear layer with a coded weight: `coded_linear`, and the operator `torch.ops.modelmill.coded_linear`.
+
+A layer calls the function: outside of a trace it goes straight to the native module (a few microseconds), in `torch.export` and
+`torch.compile` it is the registered operator. No gradients: a coded weight is for inference.
+
+- `codes`: tiles uint8 (`tiles.pack`), or at 8 bits int8 or uint8 (`tiles.prepare8`).
+- `scale` float32 and `zero` int8, or none: [N/16, G, 16] (`tiles.tile_scales`).
+- `levels` int8 [2 ** bits], or none: a code is its own level, int8 at 8 bits and unsigned below.
+- `activation_scale`: what calibration chose, or none: largest / 127 of each row.
+"""
+
+import torch
+
+from modelmill.compress.errors import CompressionError
+from modelmill.kernels import native, reference
+from modelmill.kernels.weight import Coded, fixed, is_plain
+
+Optional = torch.Tensor | None
+
+
+def coded_linear(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    levels: Optional,
+    zero: Optional,
+    bias: Optional,
+    *,
+    bits: int,
+    inputs: int,
+    outputs: int,
+    activation_scale: float | None = None,
+    relu: bool = False,
+) -> torch.Tensor:
+    """x [..., inputs] times the weight [outputs, inputs] transposed, plus bias [outputs]: [..., outputs], of x's type.
+
+    A row of x with a value that is not finite gives a row of NaN. Raises CompressionError where arguments do not fit together.
+    """
+    if is_plain(x):
+        return _compute(x, Coded(codes, scale, levels, zero, bias, bits, outputs, inputs), activation_scale, relu)
+    result: torch.Tensor = torch.ops.modelmill.coded_linear(
+        x, codes, scale, levels, zero, bias, bits, inputs, outputs, activation_scale, relu
+    )
+    return result
+
+
+def _compute(x: torch.Tensor, weight: Coded, activation_scale: float | None, relu: bool) -> torch.Tensor:
+    groups = weight.check()
+    if x.dim() == 0 or x.shape[-1] != weight.inputs:
+        raise CompressionError(f"x is {list(x.shape)}: the weight takes {weight.inputs} inputs")
+    scale = fixed(activation_scale)
+    values = x if x.dtype == torch.float32 else x.float()
+    if weight.runs(x, groups):
+        out = _native(values.contiguous(), weight, groups, scale, relu)
+    else:
+        whole, x_scale = reference.quantize(values.reshape(-1, weight.inputs), activation_scale)
+        out = reference.product(whole, x_scale, *weight[:-1])
+        out = (out.relu_() if relu else out).view(*x.shape[:-1], weight.outputs)
+    return out if x.dtype == torch.float32 else out.to(x.dtype)
+
+
+def _native(x: torch.Tensor, weight: Coded, groups: int, scale: float, relu: bool) -> torch.Tensor:
+    out = torch.empty((*x.shape[:-1], weight.outputs))
+    rows = x.numel() // weight.inputs
+    rest = (x.data_ptr(), rows, scale, torch.get_num_threads(), out.data_ptr(), relu)
+    native.chosen.linear(native.chosen.number, *weight.numbers(groups), *rest)
+    return out
+
+
+def _operator(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    levels: Optional,
+    zero: Optional,
+    bias: Optional,
+    bits: int,
+    inputs: int,
+    outputs: int,
+    activation_scale: float | None,
+    relu: bool,
+) -> torch.Tensor:
+    return _compute(x, Coded(codes, scale, levels, zero, bias, bits, outputs, inputs), activation_scale, relu)
+
+
+def _shape(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    levels: Optional,
+    zero: Optional,
+    bias: Optional,
+    bits: int,
+    inputs: int,
+    outputs: int,
+    activation_scale: float | None,
+    relu: bool,
+) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], outputs))
+
+
+_NAME = "modelmill::coded_linear"
+torch.library.define(
+    _NAME,
+    "(Tensor x, Tensor codes, Tensor scale, Tensor? levels, Tensor? zero, Tensor? bias, int bits, int inputs, int outputs, "
+    "float? activation_scale, bool relu) -> Tensor",
+)
+torch.library.impl(_NAME, "default", _operator)
+torch.library.register_fake(_NAME, _shape)

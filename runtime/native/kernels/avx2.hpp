@@ -1,0 +1,166 @@
+// Products with AVX2. Included inside a namespace: see sets.hpp.
+//
+// Up to 4 bits: vpmaddubsw with the codes as the unsigned operand; its 16-bit sums hold `flush` steps, then vpmaddwd with
+// ones widens them. 8 bits, and levels too far apart for that: vpmaddwd on 16-bit operands, which is always exact.
+// A panel step is 64 bytes: 16 rows x 4 codes, or 16 rows x 2 levels of 16 bits.
+
+constexpr int ROWS = 6;
+constexpr int STREAM = 4;
+constexpr int LONGEST = 128;  // steps between flushes
+
+inline Mode mode_of(const Weight& weight) {
+    if (weight.bits == 8) return wide_mode(weight);
+    int range = 0;
+    Mode mode = unsigned_mode(weight, range);
+    mode.flush = range ? std::min(LONGEST, INT16_MAX / (2 * LARGEST * range)) : LONGEST;
+    return mode.flush >= weight.phases() ? mode : wide_mode(weight);
+}
+
+inline __m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
+inline void store(void* at, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(at), value); }
+inline void add_to(int32_t* at, __m256i value) { store(at, _mm256_add_epi32(load(at), value)); }
+inline __m256i four_bytes(const uint8_t* at) {
+    int32_t value;
+    std::memcpy(&value, at, sizeof value);
+    return _mm256_set1_epi32(value);
+}
+
+// Half a tile's step: 8 rows x 4 codes at one phase, through the table where there is one.
+template <int BITS>
+inline __m256i codes_at(__m256i bytes, int phase, bool mapped, __m256i table) {
+    if constexpr (BITS == 8) return bytes;
+    const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(bytes, phase * BITS), _mm256_set1_epi8((1 << BITS) - 1));
+    return mapped ? _mm256_shuffle_epi8(table, codes) : codes;
+}
+
+inline __m256i table_of(const Mode& mode) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(mode.table)));
+}
+
+// 8 rows x 4 bytes as 16-bit pairs: inputs 0 and 1 of the rows, and inputs 2 and 3.
+inline void widen(__m256i bytes, uint8_t* first, uint8_t* second) {
+    const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const __m256i pairs = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(bytes, order), 0b11011000);
+    store(first, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(pairs)));
+    store(second, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(pairs, 1)));
+}
+
+template <int BITS>
+inline void decode_bits(const Mode& mode, const uint8_t* at, int64_t blocks, uint8_t* panel) {
+    const __m256i table = table_of(mode);
+    for (int64_t block = 0; block < blocks; ++block, at += STEP_BYTES) {
+        alignas(32) uint8_t looked_up[STEP_BYTES];
+        const uint8_t* bytes = at;
+        if (BITS == 8 && mode.mapped) {
+            for (int i = 0; i < STEP_BYTES; ++i) looked_up[i] = mode.table[at[i]];
+            bytes = looked_up;
+        }
+        const __m256i low = load(bytes), high = load(bytes + 32);
+        for (int phase = 0; phase < 8 / BITS; ++phase) {
+            const __m256i first = codes_at<BITS>(low, phase, mode.mapped, table);
+            const __m256i second = codes_at<BITS>(high, phase, mode.mapped, table);
+            if (mode.wide) {
+                widen(first, panel, panel + STEP_BYTES);
+                widen(second, panel + 32, panel + STEP_BYTES + 32);
+            } else {
+                store(panel, first), store(panel + 32, second);
+            }
+            panel += mode.per_quad() * STEP_BYTES;
+        }
+    }
+}
+
+// `first` is a multiple of 16 steps; whole blocks are decoded, up to 15 steps more than asked for.
+inline void decode(const Weight& weight, const Mode& mode, const uint8_t* tile, int64_t first, int64_t steps, uint8_t* panel) {
+    const int64_t block = weight.phases() * mode.per_quad();
+    const uint8_t* at = tile + first / block * STEP_BYTES;
+    const int64_t blocks = (steps + block - 1) / block;
+    if (weight.bits == 8) decode_bits<8>(mode, at, blocks, panel);
+    if (weight.bits == 4) decode_bits<4>(mode, at, blocks, panel);
+    if (weight.bits == 2) decode_bits<2>(mode, at, blocks, panel);
+    if (weight.bits == 1) decode_bits<1>(mode, at, blocks, panel);
+}
+
+template <int COUNT>
+inline void narrow_product(int flush, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, int64_t steps,
+                           int32_t* sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int64_t step = 0; step < steps;) {
+        const int64_t end = std::min<int64_t>(steps, step + flush);
+        __m256i low[COUNT], high[COUNT];
+        for (int i = 0; i < COUNT; ++i) low[i] = high[i] = _mm256_setzero_si256();
+        for (; step < end; ++step, panel += STEP_BYTES) {
+            const __m256i first = load(panel), second = load(panel + 32);
+            const int64_t offset = offsets[step];
+            for (int i = 0; i < COUNT; ++i) {
+                const __m256i x = four_bytes(rows[i] + offset);
+                low[i] = _mm256_add_epi16(low[i], _mm256_maddubs_epi16(first, x));
+                high[i] = _mm256_add_epi16(high[i], _mm256_maddubs_epi16(second, x));
+            }
+        }
+        for (int i = 0; i < COUNT; ++i) {
+            add_to(sums + i * TILE, _mm256_madd_epi16(low[i], ones));
+            add_to(sums + i * TILE + 8, _mm256_madd_epi16(high[i], ones));
+        }
+    }
+}
+
+template <int COUNT>
+inline void wide_product(const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, int64_t steps, int32_t* sums) {
+    __m256i low[COUNT], high[COUNT];
+    for (int i = 0; i < COUNT; ++i) low[i] = high[i] = _mm256_setzero_si256();
+    for (int64_t step = 0; step < steps; ++step, panel += STEP_BYTES) {
+        const __m256i first = load(panel), second = load(panel + 32);
+        const int64_t offset = offsets[step];
+        for (int i = 0; i < COUNT; ++i) {
+            const __m256i x = four_bytes(rows[i] + offset);
+            low[i] = _mm256_add_epi32(low[i], _mm256_madd_epi16(first, x));
+            high[i] = _mm256_add_epi32(high[i], _mm256_madd_epi16(second, x));
+        }
+    }
+    for (int i = 0; i < COUNT; ++i) add_to(sums + i * TILE, low[i]), add_to(sums + i * TILE + 8, high[i]);
+}
+
+template <int COUNT>
+inline void product_of(const Mode& mode, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, int64_t steps,
+                       int32_t* sums) {
+    const uint8_t* own[COUNT];
+    for (int i = 0; i < COUNT; ++i) own[i] = rows[i];
+    if (mode.wide) return wide_product<COUNT>(panel, own, offsets, steps, sums);
+    narrow_product<COUNT>(mode.flush, panel, own, offsets, steps, sums);
+}
+
+inline void product(int count, const Mode& mode, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
+                    int64_t steps, int32_t* sums) {
+    switch (count) {
+        case 1:
+            return product_of<1>(mode, panel, rows, offsets, steps, sums);
+        case 2:
+            return product_of<2>(mode, panel, rows, offsets, steps, sums);
+        case 3:
+            return product_of<3>(mode, panel, rows, offsets, steps, sums);
+        case 4:
+            return product_of<4>(mode, panel, rows, offsets, steps, sums);
+        case 5:
+            return product_of<5>(mode, panel, rows, offsets, steps, sums);
+        default:
+            return product_of<6>(mode, panel, rows, offsets, steps, sums);
+    }
+}
+
+inline int32_t sum_of(const int8_t* values, int64_t count) {
+    const __m256i flip = _mm256_set1_epi8(-128), zero = _mm256_setzero_si256();
+    __m256i sums = zero;
+    int64_t i = 0;
+    for (; i + 32 <= count; i += 32)
+        sums = _mm256_add_epi64(sums, _mm256_sad_epu8(_mm256_xor_si256(load(values + i), flip), zero));
+    const __m128i pair = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    int64_t sum = _mm_cvtsi128_si64(pair) + _mm_extract_epi64(pair, 1) - 128 * i;
+    for (; i + 16 <= count; i += 16) {
+        const __m128i part = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + i));
+        const __m128i sad = _mm_sad_epu8(_mm_xor_si128(part, _mm256_castsi256_si128(flip)), _mm256_castsi256_si128(zero));
+        sum += _mm_cvtsi128_si64(sad) + _mm_extract_epi64(sad, 1) - 128 * 16;
+    }
+    for (; i < count; ++i) sum += values[i];
+    return static_cast<int32_t>(sum);
+}

@@ -1,0 +1,175 @@
+// Products with coded weights, for Python: see modelmill/kernels/native.py for what it checks, _kernels.pyi for the
+// interface. Pointers in, floats out: torch is not linked, so the module fits any.
+//
+// The caller vouches for every pointer and shape: nothing of a file is read here but codes, scales, zeros and levels.
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <new>
+
+#include "sets.hpp"
+
+namespace modelmill::kernels {
+namespace {
+
+using Linear = void (*)(const Weight&, const float*, int64_t, float, int, const Finish&);
+using Conv = void (*)(const Weight&, const Image&, const float*, float, int, const Finish&);
+struct Set {
+    const char* name;
+    bool (*here)();
+    Linear linear;
+    Conv conv;
+};
+
+bool always() { return true; }
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"); }
+#ifndef MODELMILL_EMULATE
+bool has_vnni() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+// Worst first; a processor that has one has those before it.
+const Set sets[] = {{"portable", always, portable::linear, portable::conv},
+#ifdef MODELMILL_EMULATE
+                    {"avx512vnni", has_avx2, vnni::linear, vnni::conv}};
+#else
+                    {"avx2", has_avx2, avx2::linear, avx2::conv},
+                    {"avx512vnni", has_vnni, vnni::linear, vnni::conv}};
+#endif
+constexpr int64_t SETS = sizeof(sets) / sizeof(*sets);
+
+// Reads the arguments one after the other; after one that is no number the rest are 0.
+class Arguments {
+public:
+    Arguments(PyObject* const* values, Py_ssize_t count) : values_(values), end_(values + count) {}
+    int64_t whole() {
+        if (values_ == end_) return failed("too few arguments");
+        const int64_t value = PyLong_AsLongLong(*values_++);
+        bad_ = bad_ || (value == -1 && PyErr_Occurred());
+        return bad_ ? 0 : value;
+    }
+    template <typename Value>
+    Value* pointer() {
+        return reinterpret_cast<Value*>(static_cast<uintptr_t>(whole()));
+    }
+    float number() {
+        if (values_ == end_) return static_cast<float>(failed("too few arguments"));
+        const double value = PyFloat_AsDouble(*values_++);
+        bad_ = bad_ || (value == -1 && PyErr_Occurred());
+        return bad_ ? 0 : static_cast<float>(value);
+    }
+    bool good() {
+        if (!bad_ && values_ != end_) failed("too many arguments");
+        return !bad_;
+    }
+
+private:
+    int64_t failed(const char* message) {
+        if (!bad_) PyErr_SetString(PyExc_TypeError, message);
+        bad_ = true;
+        return 0;
+    }
+    PyObject *const *values_, *const *end_;
+    bool bad_ = false;
+};
+
+Weight weight_of(Arguments& arguments) {
+    Weight weight{};
+    weight.codes = arguments.pointer<const uint8_t>();
+    weight.scale = arguments.pointer<const float>();
+    weight.levels = arguments.pointer<const int8_t>();
+    weight.zero = arguments.pointer<const int8_t>();
+    weight.bias = arguments.pointer<const float>();
+    weight.bits = static_cast<int>(arguments.whole());
+    weight.outputs = arguments.whole();
+    weight.inputs = arguments.whole();
+    weight.groups = static_cast<int>(arguments.whole());
+    return weight;
+}
+
+const Set* set_of(Arguments& arguments) {
+    const int64_t index = arguments.whole();
+    if (index >= 0 && index < SETS && sets[index].here()) return &sets[index];
+    if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "there is no instruction set %lld here", static_cast<long long>(index));
+    return nullptr;
+}
+
+// Without the interpreter's lock.
+template <typename Work>
+PyObject* answer(const Work& work) {
+    bool full = false;
+    Py_BEGIN_ALLOW_THREADS;
+    try {
+        work();
+    } catch (const std::bad_alloc&) {
+        full = true;
+    }
+    Py_END_ALLOW_THREADS;
+    if (full) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+PyObject* linear(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments arguments(values, count);
+    const Set* set = set_of(arguments);
+    if (!set) return nullptr;
+    const Weight weight = weight_of(arguments);
+    const auto* x = arguments.pointer<const float>();
+    const int64_t rows = arguments.whole();
+    const float fixed = arguments.number();
+    const auto threads = static_cast<int>(arguments.whole());
+    const Finish finish{arguments.pointer<float>(), nullptr, arguments.whole() != 0};
+    if (!arguments.good()) return nullptr;
+    return answer([&] { set->linear(weight, x, rows, fixed, threads, finish); });
+}
+
+PyObject* conv(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments arguments(values, count);
+    const Set* set = set_of(arguments);
+    if (!set) return nullptr;
+    const Weight weight = weight_of(arguments);
+    const auto* x = arguments.pointer<const float>();
+    Image image{};
+    for (int64_t* field : {&image.batch, &image.channels, &image.height, &image.width}) *field = arguments.whole();
+    for (auto* pair : {&image.kernel, &image.stride, &image.padding, &image.dilation})
+        for (int64_t& value : *pair) value = arguments.whole();
+    image.channels_last = arguments.whole() != 0;
+    const float fixed = arguments.number();
+    const auto threads = static_cast<int>(arguments.whole());
+    auto* out = arguments.pointer<float>();
+    const auto* residual = arguments.pointer<const float>();
+    const Finish finish{out, residual, arguments.whole() != 0};
+    if (!arguments.good()) return nullptr;
+    return answer([&] { set->conv(weight, image, x, fixed, threads, finish); });
+}
+
+// The names of the sets that this processor has, worst first; a set's place is its number.
+PyObject* names(PyObject*, PyObject*) {
+    PyObject* list = PyList_New(0);
+    for (const Set& set : sets) {
+        if (!list || !set.here()) continue;
+        PyObject* name = PyUnicode_FromString(set.name);
+        if (!name || PyList_Append(list, name) != 0) Py_CLEAR(list);
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+template <typename Function>
+constexpr PyCFunction method(Function function) {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+PyMethodDef methods[] = {{"linear", method(linear), METH_FASTCALL, nullptr},
+                         {"conv", method(conv), METH_FASTCALL, nullptr},
+                         {"names", names, METH_NOARGS, nullptr},
+                         {}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+}  // namespace modelmill::kernels
+
+PyMODINIT_FUNC PyInit__kernels() { return PyModule_Create(&modelmill::kernels::definition); }
