@@ -35,8 +35,12 @@ def weight_of(shape: tuple[int, int], grid: Uniform) -> CodedWeight:
     return CodedWeight.of(grid.encode(torch.randn(shape), name="w"))
 
 
+def words(rows: int, columns: int) -> torch.Tensor:
+    return torch.randint(-(1 << 31), (1 << 31) - 1, (rows, columns), dtype=torch.int32)
+
+
 def model(names: list[str]) -> nn.Module:
-    return nn.ModuleDict({name: nn.Linear(*reversed(SIZES[index % 2])) for index, name in enumerate(names)})
+    return nn.ModuleDict({name: nn.Linear(SIZES[index % 2][1], SIZES[index % 2][0]) for index, name in enumerate(names)})
 
 
 def test_the_real_package_loads_and_decompresses_a_model_of_every_scheme(tmp_path: Path) -> None:
@@ -77,10 +81,9 @@ def test_what_the_real_package_compresses_is_read_as_it_decompresses(grid: Unifo
 
 
 def test_awq_means_to_us_what_it_means_to_the_real_package(tmp_path: Path) -> None:
-    random = {"low": -(1 << 31), "high": (1 << 31) - 1, "dtype": torch.int32}
     stored = {
-        "l.qweight": torch.randint(size=(64, 4), **random),
-        "l.qzeros": torch.randint(size=(4, 4), **random),
+        "l.qweight": words(64, 4),
+        "l.qzeros": words(4, 4),
         "l.scales": torch.rand(4, 32).half(),
     }
     config = {"quant_method": "awq", "bits": 4, "group_size": 16, "zero_point": True, "version": "gemm"}

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from modelmill.compress.codecs.blocks import BlockWeight
 from modelmill.compress.codecs.coded import CodedWeight
+from modelmill.compress.codecs.sparse import SparseWeight
 from modelmill.compress.grids.uniform import Uniform
 from modelmill.compress.weights import Plain, Weight, write_weights
 
@@ -26,6 +28,13 @@ def write(folder: Path) -> int:
     for index, grid in enumerate(GRIDS):
         shape = SHAPES[index % len(SHAPES)] if grid.granularity == "Channel" else SHAPES[0]
         weights[f"w{index}"] = CodedWeight.of(grid.encode(torch.randn(shape), name="w"))
+    pruned = torch.randn(32, 8)
+    pruned[:, 2:4] = pruned[:, 6:] = 0
+    for int8 in (True, False):
+        for height in (4, 16):
+            weights[f"blocks{height}{int8}"] = BlockWeight.of(pruned, height=height, int8=int8, name="w")
+        for pattern in ("2:4", "mask"):
+            weights[f"sparse{pattern[0]}{int8}"] = SparseWeight.of(pruned, pattern=pattern, int8=int8, name="w")
     folder.mkdir(parents=True, exist_ok=True)
     for name, weight in weights.items():
         write_weights(folder / name, {name: weight})

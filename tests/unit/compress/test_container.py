@@ -97,6 +97,11 @@ def entry(dtype: str = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[
     [
         ({"w": entry("F8")}, b"1234", "tensor 'w': dtype 'F8'"),
         ({"w": 7}, b"", "tensor 'w': dtype 7"),
+        ({"w": "F32"}, b"", "tensor 'w': dtype 'F32'"),
+        ({"w": entry(dtype=["F32"])}, b"1234", "tensor 'w': dtype .'F32'."),  # type: ignore[arg-type]
+        ({"w": entry(shape=(0, 1 << 62, 1 << 62), offsets=(0, 0))}, b"", "larger than any tensor"),
+        ({"w": entry(dtype="BOOL", shape=(2,), offsets=(0, 2))}, b"\x01\x02", "a byte of a BOOL is 2"),
+        ('{"w": 1}'.encode("utf-16"), b"", "not JSON"),
         ({"w": entry(shape=(-1,))}, b"1234", "tensor 'w': shape"),
         ({"w": entry(shape=(1.5,))}, b"1234", "tensor 'w': shape"),
         ({"w": entry(shape=(True,))}, b"1234", "tensor 'w': shape"),

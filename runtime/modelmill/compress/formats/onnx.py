@@ -153,13 +153,14 @@ def _refusal(weight: CodedWeight, target: "onnx.TensorProto | None") -> str | No
     return "groups within a convolution have no form there" if groups > 1 and len(weight.shape) > 2 else None
 
 
-def _parts(found: Numbers, *, name: str) -> tuple[list["onnx.TensorProto"], dict[str, int]]:
+def _parts(found: Numbers, *, name: str) -> tuple[list["onnx.TensorProto"], dict[str, Any]]:
     """Codes, scale and, if there is one, zero; and the settings of the operator."""
     from onnx import TensorProto, helper
 
     kind = TensorProto.INT4 if found.bits <= 4 else TensorProto.INT8
     groups = found.scale.shape[1]
     by_group = {"axis": 1, "block_size": found.shape[1] // groups}
+    settings: dict[str, Any]
     settings, scale = ({"axis": 0}, found.scale.flatten()) if groups == 1 else (by_group, found.scale)
     zero = None if found.zero is None else found.zero.view(scale.shape)
 
