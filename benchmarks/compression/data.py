@@ -26,6 +26,25 @@ def test_set() -> tuple[torch.Tensor, torch.Tensor]:
     return _images("test", limit=None)
 
 
+def training_images() -> tuple[torch.Tensor, torch.Tensor]:
+    """All 50,000 training images as bytes, uint8 [N, 3, 32, 32], and their labels int64 [N]."""
+    source = data_folder() / "cifar10/train.parquet"
+    kept = cache() / f"cifar10-train-bytes-{_digest(source)}.safetensors"
+    if not kept.exists():
+        images = Images(str(source), augment=False)
+        rows = [images[index] for index in range(len(images))]
+        pixels = torch.stack([(image * 255).round().to(torch.uint8) for image, _ in rows])
+        _save({"images": pixels, "labels": torch.stack([label for _, label in rows])}, kept)
+    found = load_file(kept)
+    return found["images"], found["labels"]
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, 3, 32, 32] as the networks take them."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (images.float() / 255 - mean) / std
+
+
 def calibration_images() -> torch.Tensor:
     """The first training images (the file is shuffled): never one of the test set."""
     return _images("train", limit=CALIBRATION_IMAGES)[0]
@@ -33,20 +52,26 @@ def calibration_images() -> torch.Tensor:
 
 def _images(part: str, *, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     source = data_folder() / "cifar10" / f"{part}.parquet"
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    kept = cache() / f"cifar10-{part}-{limit or 'all'}-{digest}.safetensors"
+    kept = cache() / f"cifar10-{part}-{limit or 'all'}-{_digest(source)}.safetensors"
     if not kept.exists():
         images = Images(str(source), augment=False)
         rows = [images[index] for index in range(limit or len(images))]
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         pixels = (torch.stack([image for image, _ in rows]) - mean) / std
-        labels = torch.stack([label for _, label in rows])
-        partial = kept.with_suffix(".partial")
-        save_file({"images": pixels, "labels": labels}, partial)
-        partial.rename(kept)
+        _save({"images": pixels, "labels": torch.stack([label for _, label in rows])}, kept)
     found = load_file(kept)
     return found["images"], found["labels"]
+
+
+def _digest(source: Path) -> str:
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.rename(path)
 
 
 def sentences() -> list[str]:

@@ -4,10 +4,12 @@
 in ways that nobody here knows.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from modelmill.compress.weight import CompressedWeight, Geometry
+from modelmill.compress.weight import CompressedWeight, Geometry, is_exact
 
 
 class Compressed(nn.Module):
@@ -21,10 +23,11 @@ class Compressed(nn.Module):
 
 class CompressedLinear(Compressed):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        linear = partial(CompressedWeight.linear, self.weight) if is_exact() else self.weight.linear
         if x.dim() == 2:
-            return self.weight.linear(x, self.bias)
+            return linear(x, self.bias)
         outputs, inputs = self.weight.shape
-        return self.weight.linear(x.reshape(-1, inputs), self.bias).view(*x.shape[:-1], outputs)
+        return linear(x.reshape(-1, inputs), self.bias).view(*x.shape[:-1], outputs)
 
 
 class CompressedConv2d(Compressed):
@@ -33,6 +36,8 @@ class CompressedConv2d(Compressed):
         self.geometry = geometry
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if is_exact():
+            return CompressedWeight.conv2d(self.weight, x, self.bias, self.geometry)
         return self.weight.conv2d(x, self.bias, self.geometry)
 
 

@@ -4,8 +4,10 @@ Subclasses are codecs. A codec must say how it is stored and give any of its row
 on a tile of output channels at a time, on any device. What has kernels of its own overrides the products.
 """
 
+import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -18,6 +20,27 @@ from modelmill.compress.codes import inputs_of, weight_of
 TILE_ELEMENTS = 1 << 18
 WHOLE_ELEMENTS = 1 << 12
 """A weight of up to 16 KiB as floats is one tile: activations are larger anyway."""
+
+_mode = threading.local()
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Inside, in this thread, layers compute with the decoded weight in float32 and do not round activations.
+
+    Two forms of a module can be compared closely this way: where activations are rounded, the last bit of a sum decides
+    about a whole step.
+    """
+    before, _mode.exact = is_exact(), True
+    try:
+        yield
+    finally:
+        _mode.exact = before
+
+
+def is_exact() -> bool:
+    return getattr(_mode, "exact", False)
+
 
 Take = Callable[[str], torch.Tensor]
 """Gives the stored tensor whose name ends in this (the weight's own for the empty string); refuses what is not there."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelmill.compress.weight import exact
 from modelmill.serve.optimize.tensors import Inputs
 
 TOLERANCE = 1e-4
@@ -18,7 +19,8 @@ WHOLE_NUMBERS_OFF = 1000
 
 def differing(module: nn.Module, plain: nn.Module, *, inputs: Inputs) -> str | None:
     """Where the answers differ, in words; None when they agree."""
-    ours, expected = (list(_tensors(one(*(tensor.clone() for tensor in inputs)), "")) for one in (module, plain))
+    with exact():
+        ours, expected = (list(_tensors(one(*(tensor.clone() for tensor in inputs)), "")) for one in (module, plain))
     if [name for name, _ in ours] != [name for name, _ in expected]:
         return f"outputs {[name for name, _ in ours]} instead of {[name for name, _ in expected]}"
     pairs = ((name, a, b) for (name, a), (_, b) in zip(ours, expected, strict=True))
