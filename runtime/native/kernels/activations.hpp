@@ -29,7 +29,8 @@ inline void quantize(const float* values, int64_t count, float inverse, Whole* o
         std::memset(out, 0, static_cast<size_t>(count) * sizeof(Whole));
         return;
     }
-    for (int64_t i = 0; i < count; ++i) {
+    int64_t i = rounded_vectors(values, count, inverse, out);
+    for (; i < count; ++i) {
         float value = values[i] * inverse;
         value = value < -LARGEST ? -LARGEST : value;
         value = value > LARGEST ? LARGEST : value;

@@ -9,7 +9,9 @@ template <typename Whole>
 inline void linear_rows(const Weight& weight, const Mode& mode, const float* x, int64_t first, int64_t last, int64_t tile,
                         int64_t last_tile, float fixed, bool few, const Finish& finish) {
     constexpr int64_t PER_STEP = 4 / sizeof(Whole);
-    const int64_t width = weight.blocks() * weight.phases() * 4;  // inputs, filled up with zeros
+    // Inputs, filled up with zeros to an odd number of cache lines: rows of 4,096 bytes would all want the same lines.
+    constexpr int64_t LINE = 64 / sizeof(Whole);
+    const int64_t width = ((weight.blocks() * weight.phases() * 4 + LINE - 1) / LINE | 1) * LINE;
     const int64_t bytes = width * static_cast<int64_t>(sizeof(Whole));
     const int64_t most = std::clamp<int64_t>(BLOCK_BYTES / bytes, 2 * ROWS, MOST_ROWS);
     const int64_t block = std::min(last - first, most), steps = weight.quads() * 4 / PER_STEP;

@@ -4,12 +4,19 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace modelmill::kernels {
 
 constexpr int TILE = 16;        // rows of a tile
 constexpr int STEP_BYTES = 64;  // of codes or of a panel: 16 rows x 4 bytes
 constexpr int LARGEST = 127;    // activation
+
+// Rows 0, 1, ...: sums are unrolled over a pack, because the compiler keeps an array that a loop runs over in memory.
+template <int... I>
+using Each = std::integer_sequence<int, I...>;
+template <int COUNT>
+using First = std::make_integer_sequence<int, COUNT>;
 
 struct Weight {
     const uint8_t* codes;
