@@ -23,6 +23,17 @@ inline Step step_of(const float* values, int64_t count, float fixed) {
     return {largest / LARGEST, LARGEST / largest};
 }
 
+// Whether no value is below 0, as after ReLU.
+inline bool positive(const float* values, int64_t count) {
+    constexpr int64_t PIECE = 4096;
+    for (int64_t first = 0; first < count; first += PIECE) {
+        int32_t below = 0;
+        for (int64_t i = first; i < std::min(count, first + PIECE); ++i) below |= values[i] < 0;
+        if (below) return false;
+    }
+    return true;
+}
+
 template <typename Whole>
 inline void quantize(const float* values, int64_t count, float inverse, Whole* out) {
     if (inverse == 0) {

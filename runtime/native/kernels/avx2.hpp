@@ -2,11 +2,13 @@
 //
 // Up to 4 bits: vpmaddubsw with the codes as the unsigned operand; its 16-bit sums hold `flush` steps, then vpmaddwd with
 // ones widens them. 8 bits, and levels too far apart for that: vpmaddwd on 16-bit operands, which is always exact.
-// A panel step is 64 bytes: 16 rows x 4 codes, or 16 rows x 2 levels of 16 bits.
+// A panel step is 64 bytes: 16 rows x 4 codes, or 16 rows x 2 levels of 16 bits. Where no activation is below 0 they are the
+// unsigned operand and levels the signed one, 16 rows x 4 bytes: a pair of products is 2 * 127 * 128 at most.
 
 constexpr int ROWS = 6;
 constexpr int STREAM = 4;
-constexpr int LONGEST = 128;  // steps between flushes
+constexpr int LONGEST = 128;     // steps between flushes
+constexpr bool POSITIVE = true;  // there is a way for activations without negative values: narrow, with `flush` 0
 
 inline Mode mode_of(const Weight& weight) {
     if (weight.bits == 8) return wide_mode(weight);
@@ -35,6 +37,18 @@ typedef int32_t __attribute__((may_alias)) Four;
 MODELMILL_PRODUCTS(add_narrow, "vpmaddubsw", "vpaddw")
 MODELMILL_PRODUCTS(add_wide, "vpmaddwd", "vpaddd")
 #undef MODELMILL_PRODUCTS
+
+// The same for activations without negative values. Weights are read from the panel each time, in place of two registers.
+__attribute__((always_inline)) inline void add_positive(__m256i& low, __m256i& high, const uint8_t* panel, __m256i ones,
+                                                        const uint8_t* x) {
+    __m256i one, two;
+    asm("vpbroadcastd %[x], %[two]\n\tvpmaddubsw %[first], %[two], %[one]\n\tvpmaddubsw %[second], %[two], %[two]\n\t"
+        "vpmaddwd %[ones], %[one], %[one]\n\tvpmaddwd %[ones], %[two], %[two]\n\t"
+        "vpaddd %[one], %[low], %[low]\n\tvpaddd %[two], %[high], %[high]"
+        : [low] "+x"(low), [high] "+x"(high), [one] "=&x"(one), [two] "=&x"(two)
+        : [first] "m"(*reinterpret_cast<const __m256i*>(panel)), [second] "m"(*reinterpret_cast<const __m256i*>(panel + 32)),
+          [ones] "x"(ones), [x] "m"(*reinterpret_cast<const Four*>(x)));
+}
 
 // Half a tile's step: 8 rows x 4 codes at one phase, through the table where there is one.
 template <int BITS>
@@ -126,10 +140,26 @@ __attribute__((noinline)) void wide_product(Each<I...>, const uint8_t* panel, co
     (add_to(sums + I * TILE + 8, high[I]), ...);
 }
 
+template <int... I>
+__attribute__((noinline)) void positive_product(Each<I...>, const uint8_t* panel, const uint8_t* const* rows,
+                                                const int32_t* offsets, int64_t steps, int32_t* sums) {
+    const uint8_t* const own[] = {rows[I]...};
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i low[sizeof...(I)], high[sizeof...(I)];
+    ((low[I] = high[I] = _mm256_setzero_si256()), ...);
+    for (int64_t step = 0; step < steps; ++step, panel += STEP_BYTES) {
+        const int64_t offset = offsets[step];
+        (add_positive(low[I], high[I], panel, ones, own[I] + offset), ...);
+    }
+    (add_to(sums + I * TILE, low[I]), ...);
+    (add_to(sums + I * TILE + 8, high[I]), ...);
+}
+
 template <int COUNT>
 inline void product_of(const Mode& mode, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, int64_t steps,
                        int32_t* sums) {
     if (mode.wide) return wide_product(First<COUNT>(), panel, rows, offsets, steps, sums);
+    if (mode.flush == 0) return positive_product(First<COUNT>(), panel, rows, offsets, steps, sums);
     narrow_product(First<COUNT>(), mode.flush, panel, rows, offsets, steps, sums);
 }
 

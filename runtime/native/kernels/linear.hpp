@@ -49,8 +49,8 @@ inline void linear_rows(const Weight& weight, const Mode& mode, const float* x, 
 
 // x [rows][inputs]. Throws std::bad_alloc.
 inline void linear(const Weight& weight, const float* x, int64_t rows, float fixed, int threads, const Finish& finish) {
-    const Mode mode = mode_of(weight);
-    const bool few = streamable(weight, mode, rows);
+    const bool few = streamable(weight, mode_of(weight), rows);
+    const Mode mode = few ? mode_of(weight) : mode_for(weight, x, rows * weight.inputs);
     const int parts = threads_for(rows * weight.outputs * weight.inputs, threads);
     in_parts(parts, [&](int part) {
         const bool by_tile = weight.tiles() >= 4 * parts;

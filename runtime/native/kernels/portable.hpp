@@ -3,6 +3,7 @@
 // A panel is a piece of a tile with its codes decoded: for each step 16 rows x 2 inputs, as 16-bit integers.
 
 constexpr int ROWS = 4;
+constexpr bool POSITIVE = false;
 constexpr int STREAM = 0;  // rows that `stream` takes: there is none here
 
 inline Mode mode_of(const Weight& weight) { return wide_mode(weight); }

@@ -2,6 +2,7 @@
 // namespace: see sets.hpp. A step is one register: 16 rows x 4 inputs.
 
 constexpr int ROWS = 12;
+constexpr bool POSITIVE = false;
 constexpr int STREAM = 4;
 
 inline Mode mode_of(const Weight& weight) {

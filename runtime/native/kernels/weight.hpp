@@ -48,7 +48,7 @@ struct Finish {
 struct Mode {
     bool wide = true;     // 16-bit operands, 2 inputs a step; else 8-bit, 4 inputs a step
     bool mapped = false;  // codes go through the table
-    int flush = 0;        // steps whose products a 16-bit sum holds
+    int flush = 0;        // steps whose products a 16-bit sum holds; 0: activations are the unsigned operand
     int step = 1, offset = 0;
     alignas(64) uint8_t table[256] = {};  // up to 4 bits: for each 16 bytes again, as shuffles want it
 
