@@ -21,7 +21,8 @@ MODULES = {
 FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-static-libstdc++", "-static-libgcc"),
     # No product and sum become one operation unless the source says so: every instruction set gives the same bits.
-    *("-ffp-contract=off", "-pthread"),
+    # Sums stay in the order of the source: other orders need more registers than there are.
+    *("-ffp-contract=off", "-fno-tree-reassoc", "-pthread"),
     *("-Wall", "-Wextra", "-Werror", "-Wl,--strip-all"),
 )
 

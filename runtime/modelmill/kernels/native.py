@@ -12,10 +12,11 @@ import torch
 
 from modelmill.kernels import tiles
 
+module: ModuleType | None
 try:
-    from modelmill.kernels import _kernels
+    from modelmill.kernels import _kernels as module
 except ImportError:
-    _kernels = None  # type: ignore[assignment]  # built without a compiler
+    module = None  # built without a compiler
 
 logger = logging.getLogger(__name__)
 VARIABLE = "MODELMILL_KERNELS"
@@ -41,28 +42,28 @@ def status() -> dict[str, str]:
     return {"isa": chosen.isa, "reason": chosen.reason}
 
 
-def choose(module: ModuleType | None, limit: str | None = None) -> Chosen:
+def choose(found: ModuleType | None, limit: str | None = None) -> Chosen:
     """The best instruction set up to `limit` whose results are those of plain C++, bit by bit."""
-    if module is None:
+    if found is None:
         return Chosen(None, 0, REFERENCE, "the native module is not built: products run in plain torch, many times slower")
     if limit == REFERENCE:
         return Chosen(None, 0, REFERENCE, f"{VARIABLE}={limit}")
     reason = ""
     if limit is not None and limit not in SETS:
         reason, limit = f"{VARIABLE}={limit} is not known: say {REFERENCE}, {', '.join(SETS)}", None
-    names: list[str] = module.names()
+    names: list[str] = found.names()
     best = len(names) - 1 if limit is None else min(len(names) - 1, SETS.index(limit))
     if limit is not None and best < len(names) - 1:
         reason = f"{VARIABLE}={limit}"
     for number in range(best, 0, -1):
-        if agrees(module, number):
-            return Chosen(module, number, names[number], reason)
+        if agrees(found, number):
+            return Chosen(found, number, names[number], reason)
         reason = f"{names[number]} gives other results than plain C++ on this machine"
         logger.warning("%s: it is not used", reason)
-    return Chosen(module, 0, names[0], reason)
+    return Chosen(found, 0, names[0], reason)
 
 
-def agrees(module: ModuleType, number: int) -> bool:
+def agrees(found: ModuleType, number: int) -> bool:
     """Whether a set's results are those of plain C++ on some small products."""
     source = torch.Generator().manual_seed(1)
     inputs, outputs, groups = 96, 20, 3
@@ -79,10 +80,10 @@ def agrees(module: ModuleType, number: int) -> bool:
                 for which, out in zip((0, number), pair, strict=True):
                     pointers = [item.data_ptr() if item is not None else 0 for item in (tiled, scale, table, zero)]
                     shape = (bits, outputs, inputs, groups, x.data_ptr(), rows)
-                    module.linear(which, *pointers, 0, *shape, 0.0, 1, out.data_ptr(), 0)
+                    found.linear(which, *pointers, 0, *shape, 0.0, 1, out.data_ptr(), 0)
                 if not torch.equal(*pair):
                     return False
     return True
 
 
-chosen = choose(_kernels, os.environ.get(VARIABLE))
+chosen = choose(module, os.environ.get(VARIABLE))

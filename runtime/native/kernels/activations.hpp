@@ -23,13 +23,25 @@ inline Step step_of(const float* values, int64_t count, float fixed) {
     return {largest / LARGEST, LARGEST / largest};
 }
 
+// Whether no value is below 0, as after ReLU.
+inline bool positive(const float* values, int64_t count) {
+    constexpr int64_t PIECE = 4096;
+    for (int64_t first = 0; first < count; first += PIECE) {
+        int32_t below = 0;
+        for (int64_t i = first; i < std::min(count, first + PIECE); ++i) below |= values[i] < 0;
+        if (below) return false;
+    }
+    return true;
+}
+
 template <typename Whole>
 inline void quantize(const float* values, int64_t count, float inverse, Whole* out) {
     if (inverse == 0) {
         std::memset(out, 0, static_cast<size_t>(count) * sizeof(Whole));
         return;
     }
-    for (int64_t i = 0; i < count; ++i) {
+    int64_t i = rounded_vectors(values, count, inverse, out);
+    for (; i < count; ++i) {
         float value = values[i] * inverse;
         value = value < -LARGEST ? -LARGEST : value;
         value = value > LARGEST ? LARGEST : value;

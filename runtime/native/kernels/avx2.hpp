@@ -2,11 +2,13 @@
 //
 // Up to 4 bits: vpmaddubsw with the codes as the unsigned operand; its 16-bit sums hold `flush` steps, then vpmaddwd with
 // ones widens them. 8 bits, and levels too far apart for that: vpmaddwd on 16-bit operands, which is always exact.
-// A panel step is 64 bytes: 16 rows x 4 codes, or 16 rows x 2 levels of 16 bits.
+// A panel step is 64 bytes: 16 rows x 4 codes, or 16 rows x 2 levels of 16 bits. Where no activation is below 0 they are the
+// unsigned operand and levels the signed one, 16 rows x 4 bytes: a pair of products is 2 * 127 * 128 at most.
 
 constexpr int ROWS = 6;
 constexpr int STREAM = 4;
-constexpr int LONGEST = 128;  // steps between flushes
+constexpr int LONGEST = 128;     // steps between flushes
+constexpr bool POSITIVE = true;  // there is a way for activations without negative values: narrow, with `flush` 0
 
 inline Mode mode_of(const Weight& weight) {
     if (weight.bits == 8) return wide_mode(weight);
@@ -19,10 +21,33 @@ inline Mode mode_of(const Weight& weight) {
 inline __m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
 inline void store(void* at, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(at), value); }
 inline void add_to(int32_t* at, __m256i value) { store(at, _mm256_add_epi32(load(at), value)); }
-inline __m256i four_bytes(const uint8_t* at) {
-    int32_t value;
-    std::memcpy(&value, at, sizeof value);
-    return _mm256_set1_epi32(value);
+typedef int32_t __attribute__((may_alias)) Four;
+
+// low, high += a step's products with the 4 bytes at x. In assembly: sums, weights and these two take all 16 registers, and
+// the compiler, left alone, keeps sums in memory.
+#define MODELMILL_PRODUCTS(name, multiply, add)                                                                 \
+    __attribute__((always_inline)) inline void name(__m256i& low, __m256i& high, __m256i first, __m256i second, \
+                                                    const uint8_t* x) {                                         \
+        __m256i one, two;                                                                                       \
+        asm("vpbroadcastd %[x], %[two]\n\t" multiply " %[two], %[first], %[one]\n\t" multiply                   \
+            " %[two], %[second], %[two]\n\t" add " %[one], %[low], %[low]\n\t" add " %[two], %[high], %[high]"  \
+            : [low] "+x"(low), [high] "+x"(high), [one] "=&x"(one), [two] "=&x"(two)                            \
+            : [first] "x"(first), [second] "x"(second), [x] "m"(*reinterpret_cast<const Four*>(x)));            \
+    }
+MODELMILL_PRODUCTS(add_narrow, "vpmaddubsw", "vpaddw")
+MODELMILL_PRODUCTS(add_wide, "vpmaddwd", "vpaddd")
+#undef MODELMILL_PRODUCTS
+
+// The same for activations without negative values. Weights are read from the panel each time, in place of two registers.
+__attribute__((always_inline)) inline void add_positive(__m256i& low, __m256i& high, const uint8_t* panel, __m256i ones,
+                                                        const uint8_t* x) {
+    __m256i one, two;
+    asm("vpbroadcastd %[x], %[two]\n\tvpmaddubsw %[first], %[two], %[one]\n\tvpmaddubsw %[second], %[two], %[two]\n\t"
+        "vpmaddwd %[ones], %[one], %[one]\n\tvpmaddwd %[ones], %[two], %[two]\n\t"
+        "vpaddd %[one], %[low], %[low]\n\tvpaddd %[two], %[high], %[high]"
+        : [low] "+x"(low), [high] "+x"(high), [one] "=&x"(one), [two] "=&x"(two)
+        : [first] "m"(*reinterpret_cast<const __m256i*>(panel)), [second] "m"(*reinterpret_cast<const __m256i*>(panel + 32)),
+          [ones] "x"(ones), [x] "m"(*reinterpret_cast<const Four*>(x)));
 }
 
 // Half a tile's step: 8 rows x 4 codes at one phase, through the table where there is one.
@@ -81,53 +106,61 @@ inline void decode(const Weight& weight, const Mode& mode, const uint8_t* tile, 
     if (weight.bits == 1) decode_bits<1>(mode, at, blocks, panel);
 }
 
-template <int COUNT>
-inline void narrow_product(int flush, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, int64_t steps,
-                           int32_t* sums) {
+template <int... I>
+__attribute__((noinline)) void narrow_product(Each<I...>, int flush, const uint8_t* panel, const uint8_t* const* rows,
+                                              const int32_t* offsets, int64_t steps, int32_t* sums) {
+    const uint8_t* const own[] = {rows[I]...};
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t step = 0; step < steps;) {
         const int64_t end = std::min<int64_t>(steps, step + flush);
-        __m256i low[COUNT], high[COUNT];
-        for (int i = 0; i < COUNT; ++i) low[i] = high[i] = _mm256_setzero_si256();
+        __m256i low[sizeof...(I)], high[sizeof...(I)];
+        ((low[I] = high[I] = _mm256_setzero_si256()), ...);
         for (; step < end; ++step, panel += STEP_BYTES) {
             const __m256i first = load(panel), second = load(panel + 32);
             const int64_t offset = offsets[step];
-            for (int i = 0; i < COUNT; ++i) {
-                const __m256i x = four_bytes(rows[i] + offset);
-                low[i] = _mm256_add_epi16(low[i], _mm256_maddubs_epi16(first, x));
-                high[i] = _mm256_add_epi16(high[i], _mm256_maddubs_epi16(second, x));
-            }
+            (add_narrow(low[I], high[I], first, second, own[I] + offset), ...);
         }
-        for (int i = 0; i < COUNT; ++i) {
-            add_to(sums + i * TILE, _mm256_madd_epi16(low[i], ones));
-            add_to(sums + i * TILE + 8, _mm256_madd_epi16(high[i], ones));
-        }
+        (add_to(sums + I * TILE, _mm256_madd_epi16(low[I], ones)), ...);
+        (add_to(sums + I * TILE + 8, _mm256_madd_epi16(high[I], ones)), ...);
     }
 }
 
-template <int COUNT>
-inline void wide_product(const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, int64_t steps, int32_t* sums) {
-    __m256i low[COUNT], high[COUNT];
-    for (int i = 0; i < COUNT; ++i) low[i] = high[i] = _mm256_setzero_si256();
+template <int... I>
+__attribute__((noinline)) void wide_product(Each<I...>, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
+                                            int64_t steps, int32_t* sums) {
+    const uint8_t* const own[] = {rows[I]...};
+    __m256i low[sizeof...(I)], high[sizeof...(I)];
+    ((low[I] = high[I] = _mm256_setzero_si256()), ...);
     for (int64_t step = 0; step < steps; ++step, panel += STEP_BYTES) {
         const __m256i first = load(panel), second = load(panel + 32);
         const int64_t offset = offsets[step];
-        for (int i = 0; i < COUNT; ++i) {
-            const __m256i x = four_bytes(rows[i] + offset);
-            low[i] = _mm256_add_epi32(low[i], _mm256_madd_epi16(first, x));
-            high[i] = _mm256_add_epi32(high[i], _mm256_madd_epi16(second, x));
-        }
+        (add_wide(low[I], high[I], first, second, own[I] + offset), ...);
     }
-    for (int i = 0; i < COUNT; ++i) add_to(sums + i * TILE, low[i]), add_to(sums + i * TILE + 8, high[i]);
+    (add_to(sums + I * TILE, low[I]), ...);
+    (add_to(sums + I * TILE + 8, high[I]), ...);
+}
+
+template <int... I>
+__attribute__((noinline)) void positive_product(Each<I...>, const uint8_t* panel, const uint8_t* const* rows,
+                                                const int32_t* offsets, int64_t steps, int32_t* sums) {
+    const uint8_t* const own[] = {rows[I]...};
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i low[sizeof...(I)], high[sizeof...(I)];
+    ((low[I] = high[I] = _mm256_setzero_si256()), ...);
+    for (int64_t step = 0; step < steps; ++step, panel += STEP_BYTES) {
+        const int64_t offset = offsets[step];
+        (add_positive(low[I], high[I], panel, ones, own[I] + offset), ...);
+    }
+    (add_to(sums + I * TILE, low[I]), ...);
+    (add_to(sums + I * TILE + 8, high[I]), ...);
 }
 
 template <int COUNT>
 inline void product_of(const Mode& mode, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, int64_t steps,
                        int32_t* sums) {
-    const uint8_t* own[COUNT];
-    for (int i = 0; i < COUNT; ++i) own[i] = rows[i];
-    if (mode.wide) return wide_product<COUNT>(panel, own, offsets, steps, sums);
-    narrow_product<COUNT>(mode.flush, panel, own, offsets, steps, sums);
+    if (mode.wide) return wide_product(First<COUNT>(), panel, rows, offsets, steps, sums);
+    if (mode.flush == 0) return positive_product(First<COUNT>(), panel, rows, offsets, steps, sums);
+    narrow_product(First<COUNT>(), mode.flush, panel, rows, offsets, steps, sums);
 }
 
 inline void product(int count, const Mode& mode, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
@@ -146,21 +179,4 @@ inline void product(int count, const Mode& mode, const uint8_t* panel, const uin
         default:
             return product_of<6>(mode, panel, rows, offsets, steps, sums);
     }
-}
-
-inline int32_t sum_of(const int8_t* values, int64_t count) {
-    const __m256i flip = _mm256_set1_epi8(-128), zero = _mm256_setzero_si256();
-    __m256i sums = zero;
-    int64_t i = 0;
-    for (; i + 32 <= count; i += 32)
-        sums = _mm256_add_epi64(sums, _mm256_sad_epu8(_mm256_xor_si256(load(values + i), flip), zero));
-    const __m128i pair = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    int64_t sum = _mm_cvtsi128_si64(pair) + _mm_extract_epi64(pair, 1) - 128 * i;
-    for (; i + 16 <= count; i += 16) {
-        const __m128i part = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + i));
-        const __m128i sad = _mm_sad_epu8(_mm_xor_si128(part, _mm256_castsi256_si128(flip)), _mm256_castsi256_si128(zero));
-        sum += _mm_cvtsi128_si64(sad) + _mm_extract_epi64(sad, 1) - 128 * 16;
-    }
-    for (; i < count; ++i) sum += values[i];
-    return static_cast<int32_t>(sum);
 }

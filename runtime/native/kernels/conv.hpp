@@ -132,7 +132,7 @@ inline void conv_samples(const Weight& weight, const Mode& mode, const Image& im
 
 // x as `image` says, outputs [batch][height][width][outputs]. Throws std::bad_alloc.
 inline void conv(const Weight& weight, const Image& image, const float* x, float fixed, int threads, const Finish& finish) {
-    const Mode mode = mode_of(weight);
+    const Mode mode = mode_for(weight, x, image.batch * image.sample());
     const int64_t pixels = image.batch * image.out_height() * image.out_width();
     const int parts = threads_for(pixels * weight.outputs * weight.inputs, threads);
     in_parts(parts, [&](int part) {

@@ -16,6 +16,13 @@ struct Area {
     float* totals;  // [rows][16]
 };
 
+// How `weight` is multiplied with these activations where more than a few rows come.
+inline Mode mode_for(const Weight& weight, const float* x, int64_t count) {
+    Mode mode = mode_of(weight);
+    if (POSITIVE && mode.wide && positive(x, count)) mode.wide = false;
+    return mode;
+}
+
 inline bool needs_sums(const Weight& weight, const Mode& mode) { return weight.zero || mode.offset != 0; }
 
 inline size_t area_bytes(int64_t rows) { return PANEL_BYTES + 2 * 64 * static_cast<size_t>(rows) + 3 * 64; }

@@ -9,7 +9,9 @@ template <typename Whole>
 inline void linear_rows(const Weight& weight, const Mode& mode, const float* x, int64_t first, int64_t last, int64_t tile,
                         int64_t last_tile, float fixed, bool few, const Finish& finish) {
     constexpr int64_t PER_STEP = 4 / sizeof(Whole);
-    const int64_t width = weight.blocks() * weight.phases() * 4;  // inputs, filled up with zeros
+    // Inputs, filled up with zeros to an odd number of cache lines: rows of 4,096 bytes would all want the same lines.
+    constexpr int64_t LINE = 64 / sizeof(Whole);
+    const int64_t width = ((weight.blocks() * weight.phases() * 4 + LINE - 1) / LINE | 1) * LINE;
     const int64_t bytes = width * static_cast<int64_t>(sizeof(Whole));
     const int64_t most = std::clamp<int64_t>(BLOCK_BYTES / bytes, 2 * ROWS, MOST_ROWS);
     const int64_t block = std::min(last - first, most), steps = weight.quads() * 4 / PER_STEP;
@@ -47,8 +49,8 @@ inline void linear_rows(const Weight& weight, const Mode& mode, const float* x, 
 
 // x [rows][inputs]. Throws std::bad_alloc.
 inline void linear(const Weight& weight, const float* x, int64_t rows, float fixed, int threads, const Finish& finish) {
-    const Mode mode = mode_of(weight);
-    const bool few = streamable(weight, mode, rows);
+    const bool few = streamable(weight, mode_of(weight), rows);
+    const Mode mode = few ? mode_of(weight) : mode_for(weight, x, rows * weight.inputs);
     const int parts = threads_for(rows * weight.outputs * weight.inputs, threads);
     in_parts(parts, [&](int part) {
         const bool by_tile = weight.tiles() >= 4 * parts;

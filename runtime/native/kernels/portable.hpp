@@ -3,6 +3,7 @@
 // A panel is a piece of a tile with its codes decoded: for each step 16 rows x 2 inputs, as 16-bit integers.
 
 constexpr int ROWS = 4;
+constexpr bool POSITIVE = false;
 constexpr int STREAM = 0;  // rows that `stream` takes: there is none here
 
 inline Mode mode_of(const Weight& weight) { return wide_mode(weight); }
@@ -40,4 +41,9 @@ inline int32_t sum_of(const int8_t* values, int64_t count) {
     int32_t sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += values[i];
     return sum;
+}
+
+template <typename Whole>
+inline int64_t rounded_vectors(const float*, int64_t, float, Whole*) {
+    return 0;  // none: the plain loop does all
 }

@@ -36,6 +36,7 @@ namespace portable {
 #ifdef MODELMILL_EMULATE
 namespace vnni {
 #include "vnni.hpp"
+#include "avx2_activations.hpp"
 #include "activations.hpp"
 #include "engine.hpp"
 #include "linear.hpp"
@@ -47,6 +48,7 @@ namespace vnni {
 namespace avx2 {
 #include "avx2.hpp"
 #include "avx2_stream.hpp"
+#include "avx2_activations.hpp"
 #include "activations.hpp"
 #include "engine.hpp"
 #include "linear.hpp"
@@ -59,6 +61,7 @@ namespace avx2 {
 namespace vnni {
 using V512 = __m512i;
 #include "vnni.hpp"
+#include "avx2_activations.hpp"
 #include "activations.hpp"
 #include "engine.hpp"
 #include "linear.hpp"

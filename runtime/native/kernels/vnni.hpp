@@ -2,6 +2,7 @@
 // namespace: see sets.hpp. A step is one register: 16 rows x 4 inputs.
 
 constexpr int ROWS = 12;
+constexpr bool POSITIVE = false;
 constexpr int STREAM = 4;
 
 inline Mode mode_of(const Weight& weight) {
@@ -52,59 +53,64 @@ inline void decode(const Weight& weight, const Mode& mode, const uint8_t* tile, 
     if (weight.bits == 1) decode_bits<1>(mode, at, blocks, panel);
 }
 
-template <int COUNT>
-inline void product_of(const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, int64_t steps, int32_t* sums) {
-    V512 sum[COUNT];
-    for (int i = 0; i < COUNT; ++i) sum[i] = _mm512_setzero_si512();
+template <int... I>
+__attribute__((noinline)) void product_of(Each<I...>, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
+                                          int64_t steps, int32_t* sums) {
+    const uint8_t* const own[] = {rows[I]...};
+    V512 sum[sizeof...(I)];
+    ((sum[I] = _mm512_setzero_si512()), ...);
     for (int64_t step = 0; step < steps; ++step, panel += STEP_BYTES) {
         const V512 weights = load(panel);
         const int64_t offset = offsets[step];
-        for (int i = 0; i < COUNT; ++i) sum[i] = _mm512_dpbusd_epi32(sum[i], weights, four_bytes(rows[i] + offset));
+        ((sum[I] = _mm512_dpbusd_epi32(sum[I], weights, four_bytes(own[I] + offset))), ...);
     }
-    for (int i = 0; i < COUNT; ++i) add_to(sums + i * TILE, sum[i]);
+    (add_to(sums + I * TILE, sum[I]), ...);
 }
 
 inline void product(int count, const Mode&, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
                     int64_t steps, int32_t* sums) {
-    for (; count >= 12; count -= 12, rows += 12, sums += 12 * TILE) product_of<12>(panel, rows, offsets, steps, sums);
-    for (; count >= 4; count -= 4, rows += 4, sums += 4 * TILE) product_of<4>(panel, rows, offsets, steps, sums);
-    if (count == 3) product_of<3>(panel, rows, offsets, steps, sums);
-    if (count == 2) product_of<2>(panel, rows, offsets, steps, sums);
-    if (count == 1) product_of<1>(panel, rows, offsets, steps, sums);
+    for (; count >= 12; count -= 12, rows += 12, sums += 12 * TILE) product_of(First<12>(), panel, rows, offsets, steps, sums);
+    for (; count >= 4; count -= 4, rows += 4, sums += 4 * TILE) product_of(First<4>(), panel, rows, offsets, steps, sums);
+    if (count == 3) product_of(First<3>(), panel, rows, offsets, steps, sums);
+    if (count == 2) product_of(First<2>(), panel, rows, offsets, steps, sums);
+    if (count == 1) product_of(First<1>(), panel, rows, offsets, steps, sums);
 }
 
-// Phases take turns at the sums, so that one product need not wait for the one before.
-template <int BITS, int COUNT>
-inline void stream_bits(const Mode& mode, const uint8_t* at, const uint8_t* const* rows, int64_t first, int64_t blocks,
-                        int32_t* sums) {
-    constexpr int PHASES = 8 / BITS, TURNS = std::min(PHASES, COUNT == 1 ? 4 : 2);
+// Phases take turns at two sums, so that a product need not wait for the one before.
+template <int BITS, int... I>
+__attribute__((noinline)) void stream_bits(Each<I...>, const Mode& mode, const uint8_t* at, const uint8_t* const* rows,
+                                           int64_t first, int64_t blocks, int32_t* sums) {
+    constexpr int PHASES = 8 / BITS;
+    const uint8_t* const own[] = {rows[I] + first * PHASES * 4 ...};
     const V512 table = table_of(mode);
-    V512 sum[COUNT][TURNS];
-    for (auto& row : sum)
-        for (V512& turn : row) turn = _mm512_setzero_si512();
-    int64_t x = first * PHASES * 4;
+    V512 even[sizeof...(I)], odd[sizeof...(I)];
+    ((even[I] = odd[I] = _mm512_setzero_si512()), ...);
+    int64_t x = 0;
     for (int64_t block = 0; block < blocks; ++block, at += STEP_BYTES) {
         const V512 bytes = load(at);
         _mm_prefetch(reinterpret_cast<const char*>(at + PREFETCH), _MM_HINT_T0);
-#pragma GCC unroll 8
-        for (int phase = 0; phase < PHASES; ++phase, x += 4) {
+#pragma GCC unroll 4
+        for (int phase = 0; phase < PHASES; phase += 2, x += 4) {
             const V512 codes = codes_at<BITS>(bytes, phase, mode.mapped, table);
-            for (int i = 0; i < COUNT; ++i)
-                sum[i][phase % TURNS] = _mm512_dpbusd_epi32(sum[i][phase % TURNS], codes, four_bytes(rows[i] + x));
+            ((even[I] = _mm512_dpbusd_epi32(even[I], codes, four_bytes(own[I] + x))), ...);
+            if constexpr (PHASES > 1) {
+                x += 4;
+                const V512 next = codes_at<BITS>(bytes, phase + 1, mode.mapped, table);
+                ((odd[I] = _mm512_dpbusd_epi32(odd[I], next, four_bytes(own[I] + x))), ...);
+            }
         }
     }
-    for (int i = 0; i < COUNT; ++i)
-        for (const V512& turn : sum[i]) add_to(sums + i * TILE, turn);
+    (add_to(sums + I * TILE, _mm512_add_epi32(even[I], odd[I])), ...);
 }
 
 template <int COUNT>
 inline void stream_rows(int bits, const Mode& mode, const uint8_t* tile, const uint8_t* const* rows, int64_t first,
                         int64_t blocks, int32_t* sums) {
     const uint8_t* at = tile + first * STEP_BYTES;
-    if (bits == 8) return stream_bits<8, COUNT>(mode, at, rows, first, blocks, sums);
-    if (bits == 4) return stream_bits<4, COUNT>(mode, at, rows, first, blocks, sums);
-    if (bits == 2) return stream_bits<2, COUNT>(mode, at, rows, first, blocks, sums);
-    stream_bits<1, COUNT>(mode, at, rows, first, blocks, sums);
+    if (bits == 8) return stream_bits<8>(First<COUNT>(), mode, at, rows, first, blocks, sums);
+    if (bits == 4) return stream_bits<4>(First<COUNT>(), mode, at, rows, first, blocks, sums);
+    if (bits == 2) return stream_bits<2>(First<COUNT>(), mode, at, rows, first, blocks, sums);
+    stream_bits<1>(First<COUNT>(), mode, at, rows, first, blocks, sums);
 }
 
 // sums[count][16] += what `count` rows make with `blocks` of the tile's blocks of codes.
@@ -114,10 +120,4 @@ inline void stream(int count, const Weight& weight, const Mode& mode, const uint
     if (count == 2) return stream_rows<2>(weight.bits, mode, tile, rows, first, blocks, sums);
     if (count == 3) return stream_rows<3>(weight.bits, mode, tile, rows, first, blocks, sums);
     stream_rows<4>(weight.bits, mode, tile, rows, first, blocks, sums);
-}
-
-inline int32_t sum_of(const int8_t* values, int64_t count) {
-    int32_t sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += values[i];
-    return sum;
 }

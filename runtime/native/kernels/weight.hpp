@@ -4,12 +4,19 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace modelmill::kernels {
 
 constexpr int TILE = 16;        // rows of a tile
 constexpr int STEP_BYTES = 64;  // of codes or of a panel: 16 rows x 4 bytes
 constexpr int LARGEST = 127;    // activation
+
+// Rows 0, 1, ...: sums are unrolled over a pack, because the compiler keeps an array that a loop runs over in memory.
+template <int... I>
+using Each = std::integer_sequence<int, I...>;
+template <int COUNT>
+using First = std::make_integer_sequence<int, COUNT>;
 
 struct Weight {
     const uint8_t* codes;
@@ -41,7 +48,7 @@ struct Finish {
 struct Mode {
     bool wide = true;     // 16-bit operands, 2 inputs a step; else 8-bit, 4 inputs a step
     bool mapped = false;  // codes go through the table
-    int flush = 0;        // steps whose products a 16-bit sum holds
+    int flush = 0;        // steps whose products a 16-bit sum holds; 0: activations are the unsigned operand
     int step = 1, offset = 0;
     alignas(64) uint8_t table[256] = {};  // up to 4 bits: for each 16 bytes again, as shuffles want it
 

@@ -51,3 +51,14 @@ def running(module: ModuleType | None, number: int = 0) -> Iterator[None]:
         yield
     finally:
         native.chosen = before
+
+
+def module() -> ModuleType:
+    """The native module, without which no test here says anything."""
+    assert native.module is not None
+    return native.module
+
+
+def sets() -> range:
+    """The instruction sets of this processor; 0 is plain C++."""
+    return range(len(module().names()))

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from modelmill.compress.errors import CompressionError
-from modelmill.kernels import coded_conv2d, conv_rows, native, pack, tile_scales
-from tests.unit.kernels.made import running, weight
+from modelmill.kernels import coded_conv2d, conv_rows, pack, tile_scales
+from tests.unit.kernels.made import module, running, sets, weight
 
 # Channels, height, width; outputs; kernel, stride, padding, dilation; groups.
 CASES = (
@@ -40,14 +40,15 @@ def test_every_instruction_set_gives_the_same_bits(
     made = weight(bits, outputs, inputs, groups=groups, table=table, zero=zero)
     source = torch.Generator().manual_seed(1)
     x = torch.randn(batch, channels, height, width, generator=source)
+    x = x.relu() if joined else x
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     shape = functional.conv2d(x, torch.zeros(outputs, channels, *kernel), None, stride, padding, dilation).shape
     residual = torch.randn(shape, generator=source) if joined else None
     arguments: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     arguments |= {"bits": bits, "outputs": outputs, "relu": joined, "residual": residual}
     results = []
-    for number in range(len(native._kernels.names())):
-        with running(native._kernels, number):
+    for number in sets():
+        with running(module(), number):
             results.append(coded_conv2d(x, *made, **arguments))
     assert all(torch.equal(results[0], result) for result in results)
     assert results[0].shape == shape
@@ -114,4 +115,4 @@ def test_the_operator_is_sound_for_tracing() -> None:
 def test_what_does_not_fit_together_is_refused(shape: tuple[int, ...], change: dict[str, Any], said: str) -> None:
     made = weight(4, 20, 72)
     with pytest.raises(CompressionError, match=said):
-        coded_conv2d(torch.randn(shape), *made, **{"bits": 4, "outputs": 20, "kernel": (3, 3)} | change)
+        coded_conv2d(torch.randn(shape), *made, bits=4, outputs=20, **{"kernel": (3, 3)} | change)
