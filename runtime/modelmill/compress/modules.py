@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from modelmill.compress.weight import CompressedWeight, Geometry, is_exact
+from modelmill.compress.weight import CompressedWeight, Geometry, add_and_cut, is_exact
 
 
 class Compressed(nn.Module):
@@ -39,6 +39,12 @@ class CompressedConv2d(Compressed):
         if is_exact():
             return CompressedWeight.conv2d(self.weight, x, self.bias, self.geometry)
         return self.weight.conv2d(x, self.bias, self.geometry)
+
+    def rectified(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        """max(0, the convolution + residual)"""
+        if is_exact():
+            return add_and_cut(self.forward(x), residual)
+        return self.weight.rectified_conv2d(x, self.bias, self.geometry, residual)
 
 
 def refusal(layer: nn.Module) -> str | None:

@@ -105,6 +105,12 @@ class CompressedWeight(nn.Module):
         product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-3)
         return product if bias is None else product.add_(bias[:, None, None])
 
+    def rectified_conv2d(
+        self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry, residual: torch.Tensor | None
+    ) -> torch.Tensor:
+        """max(0, the convolution + residual)"""
+        return add_and_cut(self.conv2d(x, bias, geometry), residual)
+
     def extra_repr(self) -> str:
         return f"{list(self.shape)}, {self.codec}"
 
@@ -115,3 +121,8 @@ class CompressedWeight(nn.Module):
             return [(0, outputs)]
         step = max(1, min(outputs // 4, max(16, TILE_ELEMENTS // max(1, inputs))))
         return [(start, min(outputs, start + step)) for start in range(0, outputs, step)]
+
+
+def add_and_cut(product: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    """max(0, product + residual), in place."""
+    return (product if residual is None else product.add_(residual)).relu_()

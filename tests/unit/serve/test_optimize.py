@@ -194,7 +194,8 @@ def test_batch_norms_are_folded_into_the_scales_of_compressed_convolutions() -> 
     int8 = modules.replace(plain, CodedWeight.of(codes))
     module = nn.Sequential(conv(), norm(), int8, norm(), nn.ReLU(), conv()).eval()
     optimized = optimize(module, example=(IMAGES,))
-    assert done(optimized) == "2 batch norms folded into convolutions, 2 convolutions channels-last"
+    told = "2 batch norms folded into convolutions, 2 convolutions channels-last"
+    assert done(optimized) == f"{told}, 1 compressed convolutions fused with what follows"
     assert any(isinstance(part, modules.CompressedConv2d) for part in optimized.module.modules())
     x = torch.randn(5, CHANNELS, SIZE, SIZE)
     with torch.inference_mode():

@@ -176,8 +176,30 @@ class CodedWeight(CompressedWeight):
         return super().linear(x, bias)
 
     def conv2d(self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
-        if not self.tiled or x.is_cuda or x.dim() != 4 or isinstance(geometry.padding, str):
+        if not self._has_kernel(x, geometry):
             return super().conv2d(x, bias, geometry)
+        return self._conv2d(x, bias, geometry, residual=None, relu=False)
+
+    def rectified_conv2d(
+        self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry, residual: torch.Tensor | None
+    ) -> torch.Tensor:
+        if not self._has_kernel(x, geometry):
+            return super().rectified_conv2d(x, bias, geometry, residual)
+        return self._conv2d(x, bias, geometry, residual=residual, relu=True)
+
+    def _has_kernel(self, x: torch.Tensor, geometry: Geometry) -> bool:
+        return self.tiled and not x.is_cuda and x.dim() == 4 and not isinstance(geometry.padding, str)
+
+    def _conv2d(
+        self,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        geometry: Geometry,
+        *,
+        residual: torch.Tensor | None,
+        relu: bool,
+    ) -> torch.Tensor:
+        assert not isinstance(geometry.padding, str)
         height, width = self.shape[2:]
         return coded_conv2d(
             x,
@@ -190,6 +212,8 @@ class CodedWeight(CompressedWeight):
             padding=geometry.padding,
             dilation=geometry.dilation,
             activation_scale=self.activation_scale,
+            residual=residual,
+            relu=relu,
         )
 
     def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:

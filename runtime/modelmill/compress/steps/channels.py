@@ -22,7 +22,8 @@ def run(step: Prune, draft: Draft, context: Context) -> None:
         for inputs, targets in batches:
             yield context.recipe.loss(module(inputs), targets)
 
-    made = prune_channels(module, batches[0][0][:1], macs=1 / (1 - (step.sparsity or 0.0)), importance="Taylor", losses=losses(), round_to=TILE)
+    macs, example = 1 / (1 - (step.sparsity or 0.0)), batches[0][0][:1]
+    made = prune_channels(module, example, macs=macs, importance="Taylor", losses=losses(), round_to=TILE)
     draft.module = made.module.requires_grad_(False)
     draft.structure += made.edits
     share = made.macs_after / made.macs_before

@@ -10,6 +10,7 @@ from torch import nn
 
 from modelmill.serve.optimize import convolutions
 from modelmill.serve.optimize.compare import cpu_seconds, differing, inputs_like
+from modelmill.serve.optimize.fused import fuse
 from modelmill.serve.optimize.pairs import CONVOLUTIONS, pairs
 from modelmill.serve.optimize.small import image_sizes, narrow
 from modelmill.serve.optimize.tensors import Inputs, clone, let_go, tensors_of
@@ -18,9 +19,10 @@ log = logging.getLogger(__name__)
 MAX_REASON_CHARACTERS = 300
 TOO_SLOW, TOO_LATE = 1.1, 0.005
 """Times the untouched module's time, and seconds on top: both are measured once only."""
-PLANS = ((True, True), (True, False), (False, False))
-"""Channels-last and small images, besides folding; the first that is right and not slower is served. A module may read
-the weight of a convolution, or view an activation in another shape, which channels-last does not allow."""
+PLANS = ((True, True, True), (True, True, False), (True, False, False), (False, False, False))
+"""Channels-last, small images and fused compressed convolutions, besides folding; the first that is right and not slower is
+served. A module may read the weight of a convolution, or view an activation in another shape, which channels-last does not
+allow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +58,15 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
     found = pairs(probe, inputs=len(example))
     unseen = tuple(f"batch norms in {path or 'the model'} stay: {reason}" for path, reason in found.unseen.items())
     rejected: dict[str, str] = {}
-    for turned, narrowed in PLANS:
-        candidate = clone(module)
+    for turned, narrowed, fused in PLANS:
+        candidate: nn.Module = clone(module)
         done = {"batch norms folded into convolutions": convolutions.fold(candidate, found.found)}
         if turned:
             done["convolutions channels-last"] = convolutions.turn(candidate)
         if narrowed:
             done["convolutions of small images as products"] = narrow(candidate, sizes)
+        if fused:
+            candidate, done["compressed convolutions fused with what follows"] = fuse(candidate, inputs=len(example))
         text = ", ".join(f"{count} {what}" for what, count in done.items() if count)
         if not text or text in rejected:
             continue
