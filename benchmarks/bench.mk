@@ -13,3 +13,8 @@ bench-compression: venv ## our compressed models beside torchao, PT2E and neural
 	@$(PY) -m benchmarks.compression $(if $(JSON),--json $(JSON)) $(ARGS)
 
 .PHONY: bench-compression
+
+bench-kernels: venv ## products with coded weights beside float32, aten and oneDNN, one thread (JSON=file ARGS="--rounds 20")
+	@$(PY) -m benchmarks.kernels $(if $(JSON),--json $(JSON)) $(ARGS)
+
+.PHONY: bench-kernels

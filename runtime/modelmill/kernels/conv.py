@@ -28,13 +28,14 @@ class Geometry(NamedTuple):
         """H' and W'. Raises CompressionError where the kernel does not fit into x."""
         if x.dim() != 4:
             raise CompressionError(f"x is {list(x.shape)}: a convolution takes [B, C, H, W]")
-        span = [size + 2 * pad for size, pad in zip(x.shape[2:], self.padding, strict=True)]
-        if min(*self.kernel, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
+        (height, width), (down, right), (above, left), (skip, jump) = self
+        if min(height, width, down, right, skip, jump) < 1 or min(above, left) < 0:
             raise CompressionError(f"{self} is not possible: padding is 0 or more, everything else 1 or more")
-        sizes = [(span[i] - self.dilation[i] * (self.kernel[i] - 1) - 1) // self.stride[i] + 1 for i in range(2)]
-        if min(sizes) < 1:
+        rows = (x.shape[2] + 2 * above - skip * (height - 1) - 1) // down + 1
+        columns = (x.shape[3] + 2 * left - jump * (width - 1) - 1) // right + 1
+        if rows < 1 or columns < 1:
             raise CompressionError(f"x is {list(x.shape)}: a kernel {[*self.kernel]} does not fit into it")
-        return sizes[0], sizes[1]
+        return rows, columns
 
     def inputs(self, channels: int) -> int:
         """Of a row of the weight."""

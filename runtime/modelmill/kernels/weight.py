@@ -35,14 +35,14 @@ class Coded(NamedTuple):
             _refuse("scale", scale, f"[{tiles_shape[0]}, G, 16], G a divisor of {self.inputs}")
         if not 0 < self.inputs <= MOST_INPUTS:
             raise CompressionError(f"inputs is {self.inputs}: 1 to {MOST_INPUTS} are possible, sums of more may not fit 32 bits")
-        for name, value, dtype, shape in (
-            ("scale", scale, torch.float32, scale.shape),
-            ("zero", self.zero, torch.int8, scale.shape),
-            ("levels", self.levels, torch.int8, (1 << self.bits,)),
-            ("bias", self.bias, torch.float32, (self.outputs,)),
-        ):
-            if value is not None and (value.shape != shape or value.dtype != dtype or not value.is_contiguous()):
-                _refuse(name, value, f"contiguous {dtype} {[*shape]}")
+        if scale.dtype != torch.float32 or not scale.is_contiguous():
+            _refuse("scale", scale, "contiguous float32")
+        if self.zero is not None and not _fits(self.zero, torch.int8, scale.shape):
+            _refuse("zero", self.zero, f"contiguous int8 {[*scale.shape]}, as scale")
+        if self.levels is not None and not _fits(self.levels, torch.int8, (1 << self.bits,)):
+            _refuse("levels", self.levels, f"contiguous int8 [{1 << self.bits}]")
+        if self.bias is not None and not _fits(self.bias, torch.float32, (self.outputs,)):
+            _refuse("bias", self.bias, f"contiguous float32 [{self.outputs}]")
         return groups
 
     def numbers(self, groups: int) -> tuple[int, ...]:
@@ -52,8 +52,12 @@ class Coded(NamedTuple):
 
     def runs(self, x: torch.Tensor, groups: int) -> bool:
         """Whether the native module does it: on the CPU, groups of whole quads."""
-        on_cpu = x.device.type == "cpu" and self.codes.device.type == "cpu"
-        return native.chosen.module is not None and on_cpu and (groups == 1 or self.inputs // groups % tiles.QUAD == 0)
+        return (
+            native.chosen.module is not None
+            and x.is_cpu
+            and self.codes.is_cpu
+            and (groups == 1 or self.inputs // groups % tiles.QUAD == 0)
+        )
 
 
 def fixed(activation_scale: float | None) -> float:
@@ -68,6 +72,10 @@ def fixed(activation_scale: float | None) -> float:
 def is_plain(x: torch.Tensor) -> bool:
     """Whether nothing is being traced, so that the native module may be called at once."""
     return type(x) is torch.Tensor and not torch.compiler.is_compiling()
+
+
+def _fits(value: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    return value.shape == shape and value.dtype == dtype and value.is_contiguous()
 
 
 def _pointer(tensor: torch.Tensor | None) -> int:
