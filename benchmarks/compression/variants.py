@@ -15,10 +15,9 @@ from torch.nn import functional
 
 from benchmarks.compression import data
 from benchmarks.compression.workloads import Workload
-from modelmill.compress.apply import load_variant
 from modelmill.compress.draft import Batch, Context
 from modelmill.compress.pipeline import compress
-from modelmill.compress.weights import read_weights, write_weights
+from modelmill.compress.weights import write_weights
 from modelmill.contract.steps import Prune, Quantize, Step, Training
 from modelmill.recipe.base import Recipe
 

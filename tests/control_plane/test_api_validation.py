@@ -60,7 +60,6 @@ FULL_JOB = changed(
                     {"share": {"clusters": 16}},
                 ],
             },
-            {"name": "found", "search": {"objective": "Size", "maxDrop": "0.02"}},
         ],
         "spec.publish": {"channel": "stable", "keepVersions": 5},
         "spec.scheduling.queue": "team-a",
@@ -107,8 +106,6 @@ INVALID_JOBS: list[tuple[dict[str, Any], str]] = [
     ({"spec.compression.variants": [{"name": "a", "steps": [STEP]}, {"name": "a", "steps": [STEP]}]}, "Duplicate value"),
     ({"spec.compression.variants": [{"name": "a", "steps": []}]}, "should have at least 1 items"),
     ({"spec.compression.variants": [{"name": "a", "steps": [{}]}]}, "a compression step needs exactly one key"),
-    ({"spec.compression.variants": [{"name": "a"}]}, "a variant needs exactly one of steps (what to do) and search"),
-    ({"spec.compression.variants": [{"name": "a", "steps": [STEP], "search": {}}]}, "exactly one of steps"),
     *(
         ({"spec.compression.variants": [{"name": "a", "steps": [step]}]}, told)
         for step, told in (

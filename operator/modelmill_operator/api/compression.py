@@ -1,4 +1,4 @@
-"""spec.compression: what to make of the trained model, step by step or by a search."""
+"""spec.compression: what to make of the trained model, step by step."""
 
 from __future__ import annotations
 
@@ -180,15 +180,6 @@ class Step(Record, frozen=True, kw_only=True):
     """Train on."""
 
 
-class Search(Record, frozen=True, kw_only=True):
-    objective: Literal["Latency", "Size"] = "Latency"
-    """What to make as small as possible."""
-    max_drop: Fraction = "0.01"
-    """How much worse than the dense model the variant may be, in accuracy on a part of the training data."""
-    trials: Annotated[int, Meta(ge=1, le=64)] = 4
-    """Candidates that are truly made and measured."""
-
-
 class Variant(Record, frozen=True, kw_only=True):
     RULES: ClassVar = (
         Rule(
@@ -196,7 +187,6 @@ class Variant(Record, frozen=True, kw_only=True):
             "spec.compression.variants: the name dense is taken by the uncompressed model, "
             "which is always there; choose another name",
         ),
-        exactly_one(("steps", "search"), "a variant needs exactly one of steps (what to do) and search (find out what to do)"),
     )
 
     name: VariantName
@@ -204,10 +194,8 @@ class Variant(Record, frozen=True, kw_only=True):
     tier: Tier | None = None
     """A word for the kind of machine that the variant is meant for, such as Light; a ModelService may ask for a variant
     by it."""
-    steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=8)] = ()
+    steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=8)]
     """What is done to the trained weights, in this order."""
-    search: Search | None = None
-    """Finds what to do for each layer, within a bound of accuracy."""
 
 
 class Compression(Record, frozen=True, kw_only=True):

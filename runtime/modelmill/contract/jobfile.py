@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelmill.contract import CONTRACT_VERSION
-from modelmill.contract.steps import Search, Step
+from modelmill.contract.steps import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,6 @@ class Variant:
     name: str
     tier: str | None = None
     steps: tuple[Step, ...] = ()
-    search: Search | None = None
-    """Finds the steps, instead of any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

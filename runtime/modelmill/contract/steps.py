@@ -79,10 +79,3 @@ class Step:
     migrate: Migrate | None = None
     low_rank: LowRank | None = None
     tune: Training | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    objective: str = "Latency"
-    max_drop: float = 0.01
-    trials: int = 4
