@@ -57,7 +57,7 @@ test-e2e: venv ## on a real cluster with real pods (JSON=file writes the promise
 	$(PY) -m pytest -n 2 --dist loadfile -m "not alone" tests/e2e && $(PY) -m pytest -m alone tests/e2e; code=$$?; \
 	test -n "$$was_up" || $(MAKE) --no-print-directory cluster-down; exit $$code
 
-test: lint test-unit test-surface ## everything
+test: lint test-unit test-compression test-surface ## everything
 	@$(MAKE) --no-print-directory soak SECONDS=60
 	@$(MAKE) --no-print-directory test-control-plane test-e2e
 

@@ -6,8 +6,7 @@ fuzz: venv ## made-up weights files for the readers; SECONDS=600 (the corpus gro
 	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz.fuzz_weights $(FUZZ)/corpus $(FUZZ)/seeds \
 		-max_total_time=$(or $(SECONDS),600) -max_len=65536 -artifact_prefix=$(FUZZ)/ -print_final_stats=1
 
-test-formats: venv ## exports in the real compressed-tensors and onnxruntime; the fuzzer for seconds
-	$(PY) -m pytest tests/formats tests/fuzz
+test-compression: venv ## every method, kernel and format: training, instruction sets, compressed-tensors, onnxruntime, a short fuzz
+	$(PY) -m pytest -n 3 --dist loadfile tests/compression tests/fuzz
 
-test: test-formats
-.PHONY: fuzz test-formats
+.PHONY: fuzz test-compression

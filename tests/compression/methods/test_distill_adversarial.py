@@ -12,7 +12,7 @@ from modelmill.compress.distill.simple import Soft
 from modelmill.compress.distill.soft import soft_loss
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.tune import Training, task_loss, tune
-from tests.unit.compress.taught import Rows, blobs, context, mlp
+from tests.compression.methods.taught import Rows, blobs, context, mlp
 
 EPSILON = 0.4
 TRAINING = Training(epochs=6, lr=0.02, batch_size=32)

@@ -4,7 +4,7 @@ import torch
 
 from modelmill.kernels import binary, blocks, products, sparse
 from modelmill.kernels.block_conv import block_conv2d
-from tests.unit.kernels.sparse_weights import as_codes, pruned
+from tests.compression.kernels.sparse_weights import as_codes, pruned
 
 
 def test_a_layer_of_every_operator_is_exported_and_answers_the_same() -> None:

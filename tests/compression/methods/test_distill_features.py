@@ -9,7 +9,7 @@ from modelmill.compress.distill.features import Matching, Method, attention, def
 from modelmill.compress.distill.simple import Soft
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.tune import Training, task_loss, tune
-from tests.unit.compress.taught import CLASSES, Rows, blobs, context, mlp
+from tests.compression.methods.taught import CLASSES, Rows, blobs, context, mlp
 
 TRAINING = Training(epochs=4, lr=0.02, batch_size=32)
 

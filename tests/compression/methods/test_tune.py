@@ -12,7 +12,7 @@ from modelmill.compress import tune as tuning
 from modelmill.compress.draft import Mask
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.tune import Training, hold, rate, settle_norms, task_loss, tune
-from tests.unit.compress.taught import Rows, blobs, context, mlp, right
+from tests.compression.methods.taught import Rows, blobs, context, mlp, right
 
 SHORT = Training(epochs=4, lr=0.05, batch_size=32)
 

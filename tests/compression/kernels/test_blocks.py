@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.kernels import blocks, integers, products
 from modelmill.kernels.blocks import Blocks
-from tests.unit.kernels.sparse_weights import ISAS, answers, as_codes, pruned, shapes
+from tests.compression.kernels.sparse_weights import ISAS, answers, as_codes, pruned, shapes
 
 few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from modelmill.kernels import coded_conv2d, coded_linear, native, status
-from tests.unit.kernels.made import TABLES, module, running, weight
+from tests.compression.kernels.made import TABLES, module, running, weight
 
 SOURCES = Path(__file__).parents[3] / "runtime" / "native" / "kernels"
 HEADER = Path(__file__).with_name("emulate.hpp")

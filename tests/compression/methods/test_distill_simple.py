@@ -11,7 +11,7 @@ from modelmill.compress.distill.simple import Soft, distill, initialise
 from modelmill.compress.distill.soft import Kind, divergence, soft_loss
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.tune import Training, task_loss, tune
-from tests.unit.compress.taught import Untaught, blobs, context, mlp, right
+from tests.compression.methods.taught import Untaught, blobs, context, mlp, right
 
 KINDS: tuple[Kind, ...] = ("Classes", "Values", "Embeddings")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.kernels import integers, products, sparse
 from modelmill.kernels.sparse import Sparse
-from tests.unit.kernels.sparse_weights import ISAS, answers, as_codes, halved, pruned, shapes
+from tests.compression.kernels.sparse_weights import ISAS, answers, as_codes, halved, pruned, shapes
 
 few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 kinds = st.sampled_from(["mask", "two of four"])

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 
 from modelmill.compress.errors import BadArtifact
 from modelmill.kernels import binary, products
-from tests.unit.kernels.sparse_weights import ISAS, shapes
+from tests.compression.kernels.sparse_weights import ISAS, shapes
 
 few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from modelmill.kernels import blocks, integers, products
 from modelmill.kernels.block_conv import block_conv2d
 from modelmill.kernels.blocks import Blocks
-from tests.unit.kernels.sparse_weights import ISAS, as_codes, pruned
+from tests.compression.kernels.sparse_weights import ISAS, as_codes, pruned
 
 
 def weight_of(outputs: int, channels: int, kernel: tuple[int, int], *, height: int) -> tuple[Blocks, torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ from modelmill.compress.structure import apply_edits, from_json
 from modelmill.compress.weights import Plain, Weight, write_weights
 from modelmill.contract.steps import Distill, LowRank, Migrate, Prune, Quantize, Share, Step, Training
 from modelmill.recipe.load import module_of
-from tests.unit.compress.taught import Rows, Task, blobs, context, mlp, right
+from tests.compression.methods.taught import Rows, Task, blobs, context, mlp, right
 
 SHORT = Training(epochs=2, lr=0.05, batch_size=64)
 INT8 = Step(quantize=Quantize())

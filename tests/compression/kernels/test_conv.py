@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from modelmill.compress.errors import CompressionError
 from modelmill.kernels import coded_conv2d, conv_rows, pack, tile_scales
-from tests.unit.kernels.made import module, running, sets, weight
+from tests.compression.kernels.made import module, running, sets, weight
 
 # Channels, height, width; outputs; kernel, stride, padding, dilation; groups.
 CASES = (

@@ -13,7 +13,7 @@ from modelmill.compress.distill.soft import divergence
 from modelmill.compress.draft import Mask
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.tune import Training, hold, task_loss, tune
-from tests.unit.compress.taught import Rows, Untaught, blobs, context, mlp, right
+from tests.compression.methods.taught import Rows, Untaught, blobs, context, mlp, right
 
 SMALL = Simulation(sets=3, rows=512, calibration_rows=256, components=8)
 TRAINING = Training(epochs=5, lr=0.02, batch_size=32)

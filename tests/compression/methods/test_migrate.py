@@ -9,7 +9,7 @@ from torch import nn
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.migrate import Rule, migrate, places
 from modelmill.compress.tune import Training, task_loss, tune
-from tests.unit.compress.taught import blobs, context, mlp
+from tests.compression.methods.taught import blobs, context, mlp
 
 RULES: tuple[Rule, ...] = ("Select", "Slice", "Average")
 

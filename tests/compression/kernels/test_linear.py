@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modelmill.compress.errors import CompressionError
 from modelmill.kernels import coded_linear, unpack, untile_scales
-from tests.unit.kernels.made import TABLES, Made, module, running, sets, weight
+from tests.compression.kernels.made import TABLES, Made, module, running, sets, weight
 
 SHAPES = st.sampled_from(((5, 7, 1), (16, 64, 1), (33, 100, 5), (20, 320, 10), (17, 48, 4), (40, 1300, 1)))
 
