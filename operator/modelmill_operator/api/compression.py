@@ -29,7 +29,7 @@ class Training(Record, frozen=True, kw_only=True):
     weight_decay: Decimal = "0.0005"
     """Decay of weights."""
     schedule: Literal["OneCycle", "Cosine", "Constant"] = "OneCycle"
-    """How the learning rate changes. OneCycle: up for a tenth of the steps, then down."""
+    """How the learning rate changes. OneCycle: up for three tenths of the steps, then down."""
     teacher: Fraction = "0.5"
     """Share of the loss that follows the trained dense model's outputs instead of the targets."""
     temperature: Decimal = "4"

@@ -70,7 +70,14 @@ def _prune(step: Prune, masks: Sequence[Prune]) -> str | None:
     return None
 
 
+BITS = {"Uniform": (2, 8), "FixedPoint": (2, 8), "DynamicRange": (2, 8), "NormalFloat": (2, 4), "KMeans": (1, 8), "Steps": (1, 4)}
+"""Of the methods that leave a choice: the fewest and the most."""
+
+
 def _quantize(step: Quantize, masks: Sequence[Prune]) -> str | None:
+    if step.bits is not None and step.method in BITS and not BITS[step.method][0] <= step.bits <= BITS[step.method][1]:
+        low, high = BITS[step.method]
+        return f"quantize.bits: {step.method} has {low} to {high}, not {step.bits}"
     if masks and step.method in ZEROLESS:
         return f"quantize.method: {step.method} has no zero, so what was pruned would come back; use Ternary, or do not prune"
     patterned = next((mask.pattern for mask in masks if mask.pattern != "Unstructured"), None)

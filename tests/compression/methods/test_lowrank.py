@@ -9,8 +9,7 @@ from torch import nn
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.lowrank import factor_layers, factors, refusal
 from modelmill.compress.structure import Factor, apply_edits
-
-from .models import conv_net, dense_net
+from tests.unit.compress.models import conv_net, dense_net
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,8 +15,7 @@ from modelmill.compress.errors import CompressionError
 from modelmill.compress.prune.heads import prune_head_dimensions, prune_heads
 from modelmill.compress.prune.structured import Pruned, prune_channels
 from modelmill.compress.structure import SetAttribute, apply_edits, from_json, to_json
-
-from .models import conv_net
+from tests.unit.compress.models import conv_net
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -17,8 +17,7 @@ from modelmill.compress.prune.online.base import Online
 from modelmill.compress.prune.online.binary import BinaryMask
 from modelmill.compress.prune.online.structured import Structured
 from modelmill.compress.prune.schedules import Constant, Cubic, Linear, Schedule
-
-from .models import conv_net, dense_net
+from tests.unit.compress.models import conv_net, dense_net
 
 NAMES = ("0.weight", "2.weight")
 SCHEDULE = Cubic(target=0.75, end=6)

@@ -65,6 +65,7 @@ def test_steps_that_compose_are_let_through(steps: tuple[Step, ...]) -> None:
         ((pruned(0.1), CHANNELS), r"steps\[1\]: prune with Channels changes shapes"),
         ((pruned(0.1), LOW_RANK), r"steps\[1\]: lowRank changes shapes"),
         ((DISTILL, MIGRATE), r"steps\[1\]: migrate cannot follow distill"),
+        ((Step(quantize=Quantize(method="NormalFloat", bits=8)),), r"quantize.bits: NormalFloat has 2 to 4, not 8"),
         ((pruned(0.1), BINARY), r"steps\[1\]: quantize.method: Binary has no zero"),
         ((patterned("16x1"), TERNARY), r"after pruning by 16x1 the kept values are stored as int8"),
         ((patterned("2:4"), SHARE), r"share cannot follow pruning by 2:4"),

@@ -2,8 +2,7 @@
 
     mask = |w| > t
 
-The zeros are stored like any other value, so pruning alone makes a file no smaller; what it buys comes with a codec
-that stores zeros cheaply. Sparsity is reported, so that nobody has to guess.
+Where enough weights are zero, the file leaves them out (`codecs.sparse`). Sparsity is reported, so that nobody has to guess.
 """
 
 import math
@@ -18,7 +17,3 @@ def mask(weight: torch.Tensor, *, threshold: float) -> torch.Tensor:
     if not (math.isfinite(threshold) and threshold >= 0):
         raise CompressionError(f"threshold {threshold} must be a number >= 0")
     return weight.detach().abs() > threshold
-
-
-def prune(weight: torch.Tensor, *, threshold: float) -> torch.Tensor:
-    return weight.detach().masked_fill(weight.detach().abs() <= threshold, 0.0)

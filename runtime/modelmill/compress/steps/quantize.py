@@ -1,5 +1,7 @@
 """Quantization: a grid for every weight that has a compressed form, trained into place where that is wanted."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -34,17 +36,21 @@ def run(step: Quantize, draft: Draft, context: Context | None) -> None:
         draft.rounded = True
         return
     for name in names_of(draft.module):
-        draft.grids[name] = grid_of(step, inputs=draft.module.get_parameter(name)[0].numel(), masked=name in draft.masks)
+        shape = tuple(draft.module.get_parameter(name).shape)
+        if step.granularity == "Group" and not _divides(step.group_size, shape):
+            draft.notes.append(f"{name}: a scale for each channel, because groups of {step.group_size} do not fit {list(shape)}")
+        draft.grids[name] = grid_of(step, shape=shape, masked=name in draft.masks)
     if step.activations == "Static":
         _calibrate(step, draft, needed(context, "quantize.activations: Static"))
     if step.training is not None:
         train_on_grids(step.training, draft, needed(context, "quantize.training"), label="quantize")
 
 
-def grid_of(step: Quantize, *, inputs: int, masked: bool) -> Grid:
-    """The step's grid for a weight of so many inputs; a scale for each channel where the group size does not divide them."""
+def grid_of(step: Quantize, *, shape: tuple[int, ...], masked: bool) -> Grid:
+    """The step's grid for a weight [N, ...]; with a scale for each channel where groups do not fit."""
     size = step.group_size
-    granularity: Granularity = "Channel" if step.granularity == "Group" and inputs % size else _granularity(step)
+    fits = step.granularity != "Group" or _divides(size, shape)
+    granularity: Granularity = _granularity(step) if fits else "Channel"
     bits = step.bits
     match step.method:
         case "Uniform":
@@ -73,6 +79,11 @@ def grid_of(step: Quantize, *, inputs: int, masked: bool) -> Grid:
             return Ternary(granularity=granularity, group_size=size)
         case _:
             raise CompressionError(f"quantize.method: {step.method!r} is not known; use one of {', '.join(METHODS)}")
+
+
+def _divides(group_size: int, shape: tuple[int, ...]) -> bool:
+    """Whether groups are whole, and end where a kernel's four channels do."""
+    return math.prod(shape[1:]) % group_size == 0 and (len(shape) == 2 or shape[1] % 4 == 0)
 
 
 def _granularity(step: Quantize) -> Granularity:
