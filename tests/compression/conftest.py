@@ -1,13 +1,11 @@
-"""Made-up cases have no time limit here: they train, or compile. One thread each: the workers share the processors."""
+"""As for the unit tests: made-up cases have no time limit, and threads of workers that share processors do not spin."""
 
-import pytest
-import torch
+import os
+
 from hypothesis import settings
+
+# Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("compression", deadline=None)
 settings.load_profile("compression")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    torch.set_num_threads(1)
