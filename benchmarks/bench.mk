@@ -9,8 +9,10 @@ bench-serving: venv ## our serving runtime beside six peers, answers checked, ro
 
 .PHONY: bench-serving
 
+VARIANTS := $(MODELMILL_CACHE)/bench/variants
 bench-compression: venv ## our compressed models beside torchao, PT2E and neural-compressor, rounds interleaved; loading beside reading (JSON=file ARGS="--models minilm --rounds 2")
-	@$(PY) -m benchmarks.compression $(if $(JSON),--json $(JSON)) $(ARGS)
+	@$(PY) -m benchmarks.compression.variants $(VARIANTS)
+	@MODELMILL_VARIANTS=$(VARIANTS) $(PY) -m benchmarks.compression $(if $(JSON),--json $(JSON)) $(ARGS)
 
 .PHONY: bench-compression
 

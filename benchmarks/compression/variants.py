@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,14 +16,15 @@ from torch.nn import functional
 
 from benchmarks.compression import data
 from benchmarks.compression.workloads import Workload
+from modelmill.compress.apply import load_variant
 from modelmill.compress.draft import Batch, Context
 from modelmill.compress.pipeline import compress
-from modelmill.compress.weights import write_weights
+from modelmill.compress.weights import read_weights, write_weights
 from modelmill.contract.steps import Prune, Quantize, Step, Training
 from modelmill.recipe.base import Recipe
 
 KEPT = Path(__file__).parent / "kept"
-FINE_TUNED = "resnet56-structured"
+FINE_TUNED, BEST = "resnet56-structured", "resnet56-best"
 INT8 = Step(quantize=Quantize())
 INT4 = Step(quantize=Quantize(bits=4, granularity="Group", group_size=32, clipping="MSE"))
 FEWER_CHANNELS = Step(
@@ -35,6 +37,8 @@ FEWER_CHANNELS = Step(
 PLANS = {
     "resnet20-int8": (INT8,),
     "resnet56-int8": (INT8,),
+    FINE_TUNED: (),
+    BEST: (INT8,),
     "minilm-int8": (INT8,),
     "minilm-int4": (INT4,),
 }
@@ -78,11 +82,15 @@ def context(teacher: nn.Module) -> Context:
 
 
 def make(name: str, folder: Path) -> Path:
-    """The variant's file, by its steps."""
+    """The variant's file, by its steps; those with fewer channels begin with the kept result."""
     module = Workload(name.partition("-")[0]).module()
+    structure: tuple[dict[str, Any], ...] = ()
+    if name in (FINE_TUNED, BEST):
+        structure = tuple(read_weights(kept()).structure)
+        module = load_variant(module, kept())
     made = compress(module, PLANS[name])
     target = folder / f"{name}.safetensors"
-    write_weights(target, made.weights, structure=made.structure)
+    write_weights(target, made.weights, structure=(*structure, *made.structure))
     return target
 
 
@@ -118,11 +126,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the variants are written")
     parser.add_argument("--again", action="store_true", help="fine-tune again")
+    parser.add_argument("--models", nargs="*", default=(), help="only theirs")
     arguments = parser.parse_args()
     if arguments.again:
         print(fine_tune())
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name in PLANS:
+        if arguments.models and name.partition("-")[0] not in arguments.models:
+            continue
         print(make(name, arguments.folder), flush=True)
 
 
