@@ -16,6 +16,8 @@ from modelmill.recipe.base import Recipe
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Pattern = Literal["Unstructured", "16x1", "4x1", "2:4"]
+HEIGHTS = {"16x1": 16, "4x1": 4}
+"""Output channels of a block, by its pattern."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ from modelmill.compress.codecs import bfloat16
 from modelmill.compress.codecs.blocks import BlockWeight
 from modelmill.compress.codecs.coded import CodedWeight
 from modelmill.compress.codecs.sparse import SparseWeight
-from modelmill.compress.draft import Draft, Mask
+from modelmill.compress.draft import HEIGHTS, Draft, Mask
 from modelmill.compress.grids.grid import Grid
 from modelmill.compress.grids.uniform import Uniform
 from modelmill.compress.select import select
@@ -18,7 +18,6 @@ from modelmill.compress.structure import to_json
 from modelmill.compress.weight import CompressedWeight
 from modelmill.compress.weights import Plain, Weight
 
-HEIGHTS = {"16x1": 16, "4x1": 4}
 WORTH_IT = 0.3
 """Zeros among single weights from which on leaving them out makes the file smaller by a sixth or more."""
 
@@ -64,13 +63,14 @@ def encode(draft: Draft) -> Compressed:
 
 def _weight(weight: torch.Tensor, mask: Mask | None, grid: Grid | None, *, name: str) -> Weight:
     """In the form that its mask and its grid ask for."""
-    int8 = isinstance(grid, Uniform) and grid.bits == 8 and grid.granularity == "Channel" and grid.symmetric
+    plain = isinstance(grid, Uniform) and grid.bits == 8 and grid.granularity == "Channel" and grid.symmetric
+    int8 = grid if plain and isinstance(grid, Uniform) else None
     if mask is not None and mask.pattern in HEIGHTS:
         return BlockWeight.of(weight, height=HEIGHTS[mask.pattern], int8=int8, name=name)
     if mask is not None and mask.pattern == "2:4":
         return SparseWeight.of(weight, pattern="2:4", int8=int8, name=name)
     zeros = float((weight == 0).float().mean())
-    if mask is not None and (grid is None or int8) and zeros >= WORTH_IT:
+    if mask is not None and (grid is None or int8 is not None) and zeros >= WORTH_IT:
         return SparseWeight.of(weight, pattern="mask", int8=int8, name=name)
     return Plain(data=weight) if grid is None else CodedWeight.of(grid.encode(weight, name=name))
 

@@ -34,7 +34,7 @@ class BlockWeight(CompressedWeight):
         self.register_buffer("scale", kept.scale)
 
     @classmethod
-    def of(cls, weight: torch.Tensor, *, height: int, int8: bool, name: str) -> Self:
+    def of(cls, weight: torch.Tensor, *, height: int, int8: Uniform | None, name: str) -> Self:
         """What is not zero of a weight [N, ...]."""
         rows, scale = kept_rows(weight, int8=int8, name=name)
         return cls(blocks.encode(rows, height=height, scale=scale, name=name), shape=tuple(weight.shape))
@@ -97,9 +97,9 @@ class BlockWeight(CompressedWeight):
         )
 
 
-def kept_rows(weight: torch.Tensor, *, int8: bool, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The weight's rows, channels last: as float32, or as int8 with a scale for each."""
-    if not int8:
+def kept_rows(weight: torch.Tensor, *, int8: Uniform | None, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The weight's rows, channels last: as float32, or on a symmetric 8-bit grid with a scale for each."""
+    if int8 is None:
         return rows_of(weight.detach()).to(torch.float32), None
-    codes = Uniform(bits=8).encode(weight, name=name)
+    codes = int8.encode(weight, name=name)
     return codes.codes, codes.scale.flatten()

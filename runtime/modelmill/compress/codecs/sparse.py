@@ -14,6 +14,7 @@ from modelmill.compress.codecs.blocks import kept_rows
 from modelmill.compress.codecs.shape import shape_of
 from modelmill.compress.codes import inputs_of
 from modelmill.compress.errors import BadArtifact
+from modelmill.compress.grids.uniform import Uniform
 from modelmill.compress.weight import CompressedWeight, Take
 from modelmill.kernels import products, sparse
 
@@ -37,7 +38,7 @@ class SparseWeight(CompressedWeight):
         self.register_buffer("scale", kept.scale)
 
     @classmethod
-    def of(cls, weight: torch.Tensor, *, pattern: Pattern, int8: bool, name: str) -> Self:
+    def of(cls, weight: torch.Tensor, *, pattern: Pattern, int8: Uniform | None, name: str) -> Self:
         """What is not zero of a weight [N, ...]."""
         rows, scale = kept_rows(weight, int8=int8, name=name)
         encode = sparse.encode_two_of_four if pattern == "2:4" else sparse.encode_mask

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from modelmill.compress.draft import Context, Draft, Mask, Pattern
+from modelmill.compress.draft import HEIGHTS, Context, Draft, Mask, Pattern
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.prune import blocks, gradient, masks, n_of_m, threshold, wanda
 from modelmill.compress.prune.online.adagrad import AdaGrad
@@ -17,7 +17,6 @@ from modelmill.compress.steps import channels
 from modelmill.compress.steps.training import CALIBRATION_ROWS, names_of, needed, train, training_of
 from modelmill.contract.steps import Prune, Training
 
-HEIGHTS = {"16x1": 16, "4x1": 4}
 GROWING = 0.7
 """Part of the training in which the sparsity grows; the rest settles the weights."""
 
@@ -54,7 +53,7 @@ def _at_once(step: Prune, names: list[str], draft: Draft, context: Context | Non
     scores = _scores(step, weights, draft, context)
     if step.pattern == "2:4":
         fitting = {name: weight for name, weight in weights.items() if weight[0].numel() % 4 == 0}
-        draft.notes.extend(f"{name}: no 2:4, its inputs are no multiple of 4" for name in weights.keys() - fitting.keys())
+        draft.notes.extend(f"{name}: no 2:4, its inputs are no multiple of 4" for name in weights if name not in fitting)
         return {name: n_of_m.mask(weight, scores=scores[name]) for name, weight in fitting.items()}
     if step.pattern in HEIGHTS:
         height = HEIGHTS[step.pattern]
