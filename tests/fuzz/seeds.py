@@ -30,13 +30,11 @@ def write(folder: Path) -> int:
         weights[f"w{index}"] = CodedWeight.of(grid.encode(torch.randn(shape), name="w"))
     pruned = torch.randn(32, 8)
     pruned[:, 2:4] = pruned[:, 6:] = 0
-    for int8 in (True, False):
+    for int8 in (Uniform(), None):
         for height in (4, 16):
-            weights[f"blocks{height}{int8}"] = BlockWeight.of(pruned, height=height, int8=Uniform() if int8 else None, name="w")
+            weights[f"blocks{height}{int8 is None}"] = BlockWeight.of(pruned, height=height, int8=int8, name="w")
         for pattern in ("2:4", "mask"):
-            weights[f"sparse{pattern[0]}{int8}"] = SparseWeight.of(
-                pruned, pattern=pattern, int8=Uniform() if int8 else None, name="w"
-            )
+            weights[f"sparse{pattern[0]}{int8 is None}"] = SparseWeight.of(pruned, pattern=pattern, int8=int8, name="w")
     folder.mkdir(parents=True, exist_ok=True)
     for name, weight in weights.items():
         write_weights(folder / name, {name: weight})
