@@ -94,12 +94,22 @@ class Quantize(Record, frozen=True, kw_only=True):
     )
 
     method: Literal[
-        "Uniform", "FixedPoint", "Residue", "DynamicRange", "NormalFloat", "KMeans", "Steps", "Binary", "Ternary", "BFloat16"
+        "Uniform",
+        "FixedPoint",
+        "Residue",
+        "DynamicRange",
+        "NormalFloat",
+        "KMeans",
+        "Steps",
+        "Binary",
+        "XNOR",
+        "Ternary",
+        "BFloat16",
     ] = "Uniform"
     """Which values weights may take. Uniform: evenly spaced. FixedPoint: round(w * 2^p). Residue: round(w * 2^p) mod q.
     DynamicRange: a sign and a magnitude. NormalFloat: quantiles of a Gaussian (NF4). KMeans: trained centroids. Steps: a step
-    function learned from the weights. Binary: -s or s. Ternary: -s, 0 or s. BFloat16: all weights, and the computation where the
-    node has instructions for it, in 16 bits."""
+    function learned from the weights. Binary: -s or s. XNOR: Binary, and activations of linear layers are signs too.
+    Ternary: -s, 0 or s. BFloat16: all weights, and the computation where the node has instructions for it, in 16 bits."""
     bits: Annotated[int, Meta(ge=1, le=8)] | None = None
     """Bits of a weight, where the method leaves a choice. Left out: 8, or 4 for NormalFloat, KMeans and Steps."""
     granularity: Literal["Tensor", "Channel", "Group"] = "Channel"

@@ -8,10 +8,12 @@ import torch
 from modelmill.compress.codecs import bfloat16
 from modelmill.compress.codecs.blocks import BlockWeight
 from modelmill.compress.codecs.coded import CodedWeight
+from modelmill.compress.codecs.signs import SignWeight
 from modelmill.compress.codecs.sparse import SparseWeight
 from modelmill.compress.draft import HEIGHTS, Draft, Mask
 from modelmill.compress.grids.grid import Grid
 from modelmill.compress.grids.uniform import Uniform
+from modelmill.compress.grids.xnor import Xnor
 from modelmill.compress.select import select
 from modelmill.compress.state import tensors_of
 from modelmill.compress.structure import to_json
@@ -72,7 +74,10 @@ def _weight(weight: torch.Tensor, mask: Mask | None, grid: Grid | None, *, name:
     zeros = float((weight == 0).float().mean())
     if mask is not None and (grid is None or int8 is not None) and zeros >= WORTH_IT:
         return SparseWeight.of(weight, pattern="mask", int8=int8, name=name)
-    return Plain(data=weight) if grid is None else CodedWeight.of(grid.encode(weight, name=name))
+    if grid is None:
+        return Plain(data=weight)
+    codes = grid.encode(weight, name=name)
+    return SignWeight.of(codes) if isinstance(grid, Xnor) else CodedWeight.of(codes)
 
 
 def _sparsity(weights: list[Weight]) -> float:

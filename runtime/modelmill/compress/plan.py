@@ -10,7 +10,7 @@ from modelmill.compress.errors import CompressionError
 from modelmill.contract.steps import Prune, Quantize, Step
 
 KINDS = ("prune", "quantize", "share", "distill", "migrate", "low_rank", "tune")
-ZEROLESS = ("Binary",)
+ZEROLESS = ("Binary", "XNOR")
 """Grids without a zero: what pruning took would come back."""
 
 

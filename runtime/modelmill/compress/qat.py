@@ -24,6 +24,7 @@ from modelmill.compress.grids.codebook import LARGEST
 from modelmill.compress.grids.grid import Grid, check_whole
 from modelmill.compress.grids.kmeans import KMeans
 from modelmill.compress.grids.nearest import reassign
+from modelmill.compress.grids.xnor import Xnor
 
 ACTIVATION_LIMIT = 127
 """Of int8 inputs."""
@@ -139,6 +140,16 @@ class FakeActivations:
         return (x.abs().amax(dim=over, keepdim=True) / ACTIVATION_LIMIT).clamp_min(torch.finfo(torch.float32).tiny)
 
 
+class FakeSigns:
+    """A forward pre-hook of a linear layer: mean|x| * sign(x) for each row; the gradient passes where |x| <= 1."""
+
+    def __call__(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        x, *others = inputs
+        seen = x.detach()
+        size = seen.abs().mean(dim=-1, keepdim=True)
+        return _through(x, torch.where(seen < 0, -size, size), seen.abs() <= 1), *others
+
+
 def attach(
     module: nn.Module,
     grids: Mapping[str, Grid],
@@ -161,7 +172,8 @@ def attach(
             attached[name] = grid
             parametrize.register_parametrization(layer, own, made.train(layer.training))
             if activations:
-                layer.register_forward_pre_hook(FakeActivations((activation_scales or {}).get(name)))
+                scale = (activation_scales or {}).get(name)
+                layer.register_forward_pre_hook(FakeSigns() if isinstance(grid, Xnor) else FakeActivations(scale))
     except CompressionError:
         settle(module, attached)
         raise
@@ -174,7 +186,7 @@ def settle(module: nn.Module, grids: Mapping[str, Grid]) -> None:
     for name in grids:
         layer, own = _owner(module, name)
         for key, hook in list(layer._forward_pre_hooks.items()):
-            if isinstance(hook, FakeActivations):
+            if isinstance(hook, FakeActivations | FakeSigns):
                 del layer._forward_pre_hooks[key]
         if parametrize.is_parametrized(layer, own):
             _take_off(layer, own)

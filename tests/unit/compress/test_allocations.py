@@ -44,6 +44,7 @@ FORMS: dict[str, tuple[Step, ...]] = {
     "codebook": (quantize("KMeans", 4),),
     "ternary": (quantize("Ternary"),),
     "binary": (quantize("Binary"),),
+    "signs": (quantize("XNOR"),),
     "blocks": (prune("16x1"),),
     "int8 blocks": (prune("4x1"), quantize("Uniform")),
     "2:4": (prune("2:4"),),

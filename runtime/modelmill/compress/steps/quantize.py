@@ -20,13 +20,14 @@ from modelmill.compress.grids.residue import Residue
 from modelmill.compress.grids.steps import Steps
 from modelmill.compress.grids.ternary import Ternary
 from modelmill.compress.grids.uniform import Uniform
+from modelmill.compress.grids.xnor import Xnor
 from modelmill.compress.steps.training import CALIBRATION_ROWS, names_of, needed, train
 from modelmill.compress.tune import hold
 from modelmill.contract.steps import Quantize, Training
 
 CLIPPINGS: dict[str, Clipping] = {"MinMax": MinMax(), "Percentile": Percentile(), "MSE": MSE()}
 METHODS = (
-    *("Uniform", "FixedPoint", "Residue", "DynamicRange", "NormalFloat", "KMeans", "Steps", "Binary", "Ternary"),
+    *("Uniform", "FixedPoint", "Residue", "DynamicRange", "NormalFloat", "KMeans", "Steps", "Binary", "XNOR", "Ternary"),
     "BFloat16",
 )
 
@@ -40,6 +41,8 @@ def run(step: Quantize, draft: Draft, context: Context | None) -> None:
         if step.granularity == "Group" and not _divides(step.group_size, shape):
             draft.notes.append(f"{name}: a scale for each channel, because groups of {step.group_size} do not fit {list(shape)}")
         draft.grids[name] = grid_of(step, shape=shape, masked=name in draft.masks)
+    if step.method == "XNOR" and context is not None:
+        _keep_activations(draft, context)
     if step.activations == "Static":
         _calibrate(step, draft, needed(context, "quantize.activations: Static"))
     if step.training is not None:
@@ -75,6 +78,9 @@ def grid_of(step: Quantize, *, shape: tuple[int, ...], masked: bool) -> Grid:
             return Steps(steps=1 << (bits or 4), granularity=granularity, group_size=size, zero_kept=masked)
         case "Binary":
             return Binary(granularity=granularity, group_size=size)
+        case "XNOR":
+            # A convolution's activations stay int8: signs of its patches would have to be written out.
+            return Xnor() if len(shape) == 2 else Binary()
         case "Ternary":
             return Ternary(granularity=granularity, group_size=size)
         case _:
@@ -96,6 +102,15 @@ def _clipping(step: Quantize) -> Clipping:
     if step.clipping not in CLIPPINGS:
         raise CompressionError(f"quantize.clipping: {step.clipping!r} is not known; use one of {', '.join(CLIPPINGS)}")
     return CLIPPINGS[step.clipping]
+
+
+def _keep_activations(draft: Draft, context: Context) -> None:
+    """Inputs that are never below 0, as after a relu, have one sign: nothing would be left of them."""
+    names = [name for name, grid in draft.grids.items() if isinstance(grid, Xnor)]
+    for name, seen in observe(draft.module, names, context.material.calibration(rows=CALIBRATION_ROWS)).items():
+        if seen.low >= 0:
+            draft.grids[name] = Binary()
+            draft.notes.append(f"{name}: binary weights alone: its inputs are never below 0, so their signs say nothing")
 
 
 def _calibrate(step: Quantize, draft: Draft, context: Context) -> None:
