@@ -47,8 +47,8 @@ class Prune(Record, frozen=True, kw_only=True):
             'a prune step with method LearnedMask or AdaGrad decides while training: set training, such as {epochs: "1"}',
         ),
         Rule(
-            "!(self.method in ['Threshold', 'Channels']) || self.pattern == 'Unstructured'",
-            "a prune step with method Threshold or Channels takes single weights or whole channels: remove pattern",
+            "!(self.method in ['Threshold', 'Channels', 'Heads']) || self.pattern == 'Unstructured'",
+            "a prune step with method Threshold, Channels or Heads has no pattern: remove pattern",
         ),
         Rule(
             "!(self.method in ['LearnedMask', 'AdaGrad']) || self.pattern != '2:4'",
@@ -61,15 +61,15 @@ class Prune(Record, frozen=True, kw_only=True):
         ),
     )
 
-    method: Literal["Threshold", "Magnitude", "Gradient", "Wanda", "Channels", "LearnedMask", "AdaGrad"] = "Magnitude"
+    method: Literal["Threshold", "Magnitude", "Gradient", "Wanda", "Channels", "Heads", "LearnedMask", "AdaGrad"] = "Magnitude"
     """What goes. Threshold: weights of at most this magnitude. Magnitude: the smallest. Gradient: those with the least
-    first-order effect on the loss. Wanda: the smallest times the norm of their input. Channels: whole channels, so that the
-    module itself becomes smaller. LearnedMask: a trained binary variable for each weight or block decides. AdaGrad: the
-    accumulated squared gradient decides."""
+    first-order effect on the loss. Wanda: the smallest times the norm of their input. Channels: whole channels, so that
+    the module itself becomes smaller. Heads: whole heads of attention. LearnedMask: a trained binary variable for each
+    weight or block decides. AdaGrad: the accumulated squared gradient decides."""
     threshold: Decimal | None = None
     """Magnitude up to which a weight becomes zero, such as "0.01", for Threshold."""
     sparsity: Fraction | None = None
-    """Part of the weights that goes, such as "0.5"; for Channels, part of the multiplications."""
+    """Part of the weights that goes, such as "0.5"; for Channels, part of the multiplications; for Heads, of the heads."""
     scope: Literal["Global", "Layer"] = "Global"
     """Whether the sparsity is that of all layers together, or of each one."""
     pattern: Literal["Unstructured", "16x1", "4x1", "2:4"] = "Unstructured"

@@ -1,7 +1,7 @@
 """Whether the steps of a variant can follow each other; told before anything is read, with the step's place in the variant.
 
-The order that works: migrate, then what changes shapes (lowRank, prune with Channels), then masks (prune), with training (tune,
-distill) anywhere up to here, then quantize, then share. Whatever is left out is left out.
+The order that works: migrate, then what changes shapes (lowRank, prune with Channels or Heads), then masks (prune),
+with training (tune, distill) anywhere up to here, then quantize, then share. Whatever is left out is left out.
 """
 
 from collections.abc import Sequence
@@ -97,8 +97,8 @@ def _share(quantize: Quantize) -> str | None:
 
 
 def _channels(step: Step) -> bool:
-    return step.prune is not None and step.prune.method == "Channels"
+    return step.prune is not None and step.prune.method in ("Channels", "Heads")
 
 
 def _told(step: Step) -> str:
-    return "prune with Channels" if step.prune else "lowRank"
+    return f"prune with {step.prune.method}" if step.prune else "lowRank"

@@ -143,6 +143,32 @@ def test_each_pattern_has_its_codec(teacher: nn.Module, material: Rows, tmp_path
         assert {type(weight) for weight in made.weights.values()} == {codec, Plain}, name
 
 
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = 4
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, None]
+        parts = (
+            layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        seen = nn.functional.scaled_dot_product_attention(*parts)
+        answer: torch.Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))[:, 0]
+        return answer
+
+
+def test_heads_are_removed_and_the_file_says_how_many_are_left(material: Rows, tmp_path: Path) -> None:
+    module = Attending().eval()
+    made = compress(module, (prune("Heads", sparsity=0.5), INT8), context(material, teacher=module))
+    write_weights(tmp_path / "v.safetensors", made.weights, structure=made.structure)
+    loaded = load_variant(Attending(), tmp_path / "v.safetensors")
+    assert loaded.num_heads == 2
+    assert dense_of(made.weights["q_proj.weight"]).shape == (4, 8)
+    assert loaded(material.inputs).shape == (len(material.inputs), 8)
+
+
 def test_a_step_that_needs_data_says_so_where_there_is_none(teacher: nn.Module) -> None:
     with pytest.raises(CompressionError, match="prune with Wanda needs training data"):
         compress(teacher, (prune("Wanda"),))

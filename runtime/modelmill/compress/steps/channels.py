@@ -1,11 +1,14 @@
-"""Pruning of whole channels: the module itself becomes smaller, and what it computes too."""
+"""Pruning of whole channels or heads: the module itself becomes smaller, and what it computes too."""
 
 from collections.abc import Iterator
 
 import torch
 
 from modelmill.compress.draft import Context, Draft
-from modelmill.compress.prune.structured import prune_channels
+from modelmill.compress.errors import CompressionError
+from modelmill.compress.prune.attention import attentions
+from modelmill.compress.prune.heads import prune_heads
+from modelmill.compress.prune.structured import Pruned, prune_channels
 from modelmill.compress.steps.training import CALIBRATION_ROWS, train
 from modelmill.contract.steps import Prune
 
@@ -14,6 +17,17 @@ TILE = 16
 
 
 def run(step: Prune, draft: Draft, context: Context) -> None:
+    made = _heads(step, draft, context) if step.method == "Heads" else _channels(step, draft, context)
+    draft.module = made.module.requires_grad_(False)
+    draft.structure += made.edits
+    share = made.macs_after / made.macs_before
+    draft.notes.append(f"{step.method}: {share:.3f} of the multiplications are left; smaller in {len(made.channels)} places")
+    draft.notes.extend(f"{path}: stays as wide as it is: {reason}" for path, reason in made.refused.items())
+    if step.training is not None:
+        train(step.training, draft, context, label="prune")
+
+
+def _channels(step: Prune, draft: Draft, context: Context) -> Pruned:
     """Removes `sparsity` of the multiplications, by first-order importance on calibration rows."""
     batches = context.material.calibration(rows=CALIBRATION_ROWS)
     module = draft.module.requires_grad_(True)
@@ -23,11 +37,15 @@ def run(step: Prune, draft: Draft, context: Context) -> None:
             yield context.recipe.loss(module(inputs), targets)
 
     macs, example = 1 / (1 - (step.sparsity or 0.0)), batches[0][0][:1]
-    made = prune_channels(module, example, macs=macs, importance="Taylor", losses=losses(), round_to=TILE)
-    draft.module = made.module.requires_grad_(False)
-    draft.structure += made.edits
-    share = made.macs_after / made.macs_before
-    draft.notes.append(f"channels: {share:.3f} of the multiplications are left, in {len(made.channels)} groups of layers")
-    draft.notes.extend(f"{path}: keeps its channels: {reason}" for path, reason in made.refused.items())
-    if step.training is not None:
-        train(step.training, draft, context, label="prune")
+    return prune_channels(module, example, macs=macs, importance="Taylor", losses=losses(), round_to=TILE)
+
+
+def _heads(step: Prune, draft: Draft, context: Context) -> Pruned:
+    """Removes `sparsity` of each attention's heads, at least one and not all: those of the smallest weights."""
+    found, refused = attentions(draft.module)
+    if not found:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in list(refused.items())[:3])
+        raise CompressionError(f"no attention with heads to remove: {reasons or 'the model has none'}")
+    heads = max(attention.heads for attention in found)
+    keep = min(heads - 1, max(1, round(heads * (1 - (step.sparsity or 0.0)))))
+    return prune_heads(draft.module, context.material.calibration(rows=1)[0][0][:1], keep=keep)

@@ -22,8 +22,8 @@ GROWING = 0.7
 
 
 def run(step: Prune, draft: Draft, context: Context | None) -> None:
-    if step.method == "Channels":
-        channels.run(step, draft, needed(context, "prune with Channels"))
+    if step.method in ("Channels", "Heads"):
+        channels.run(step, draft, needed(context, f"prune with {step.method}"))
         return
     names = names_of(draft.module)
     if step.method in ("LearnedMask", "AdaGrad"):
@@ -83,7 +83,7 @@ def _scores(step: Prune, weights: dict[str, torch.Tensor], draft: Draft, context
     if step.method != "Gradient":
         raise CompressionError(
             f"prune.method: {step.method!r} is not known; "
-            "use Threshold, Magnitude, Gradient, Wanda, Channels, LearnedMask or AdaGrad"
+            "use Threshold, Magnitude, Gradient, Wanda, Channels, Heads, LearnedMask or AdaGrad"
         )
     leaves = {name: draft.module.get_parameter(name).requires_grad_(True) for name in weights}
     recipe = needed(context, "prune with Gradient").recipe
