@@ -26,7 +26,7 @@ from modelmill.recipe.base import Recipe
 KEPT = Path(__file__).parent / "kept"
 FINE_TUNED, BEST = "resnet56-structured", "resnet56-best"
 INT8 = Step(quantize=Quantize())
-INT4 = Step(quantize=Quantize(bits=4, granularity="Group", group_size=32, clipping="MSE"))
+INT4 = Step(quantize=Quantize(method="NormalFloat", bits=4, granularity="Group", group_size=32))
 FINE_TUNING = (
     Step(
         prune=Prune(
