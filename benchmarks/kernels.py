@@ -194,7 +194,8 @@ def main() -> None:
         rest = "".join(f"{other:>7} {base / taken:5.2f}" for other, taken in taken_by.items() if other != "float32")
         print(f"{name:32}{base * 1e6:9.0f} us {rest}")
     if options.json:
-        result = {"isa": status()["isa"], "seconds": seconds, "figures": figures, "in_cache": in_cache}
+        must = [{"name": name, "value": figures[name], "unit": "ratio"} for name in LIMITS]
+        result = {"must": must, "isa": status()["isa"], "seconds": seconds, "figures": figures, "in_cache": in_cache}
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
