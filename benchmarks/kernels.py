@@ -135,11 +135,11 @@ def minilm(rounds: int) -> dict[str, dict[str, float]]:
         for rows in ROWS:
             x = torch.randn(rows, inputs)
             others: dict[str, Callable[[], object]] = {
-                f"int{bits}": lambda x=x, w=weight, bits=bits, n=outputs: linear(x, w, bits, n)  # type: ignore[misc]
+                f"int{bits}": lambda x=x, w=weight, bits=bits, n=outputs: linear(x, w, bits, n)  # type: ignore[misc]  # mypy does not infer lambdas with defaults
                 for bits, weight in weights.items()
             }
             found[f"linear {outputs}x{inputs}, {rows} rows"] = compared(
-                lambda x=x, w=dense: functional.linear(x, w),  # type: ignore[misc]
+                lambda x=x, w=dense: functional.linear(x, w),  # type: ignore[misc]  # mypy does not infer lambdas with defaults
                 others,
                 rounds,
             )
@@ -160,11 +160,11 @@ def resnet(rounds: int) -> dict[str, dict[str, float]]:
                 return coded_conv2d(x, *weights[bits], None, None, **arguments)
 
             others: dict[str, Callable[[], object]] = {
-                f"int{bits}": lambda bits=bits, convolve=convolve: convolve(bits)  # type: ignore[misc]
+                f"int{bits}": lambda bits=bits, convolve=convolve: convolve(bits)  # type: ignore[misc]  # mypy does not infer lambdas with defaults
                 for bits in weights
             }
             found[f"conv {channels}x{side}x{side}, batch {batch}"] = compared(
-                lambda x=x, w=dense: functional.conv2d(x, w, None, 1, 1),  # type: ignore[misc]
+                lambda x=x, w=dense: functional.conv2d(x, w, None, 1, 1),  # type: ignore[misc]  # mypy does not infer lambdas with defaults
                 others,
                 rounds,
             )

@@ -32,14 +32,6 @@ class JobMaterial:
         numbers = self._drawn("calibration", self._plain.numbers)[:rows]
         return self._read(Part(rows=self._plain.rows, numbers=numbers))
 
-    def validation(self, *, rows: int) -> list[Batch]:
-        """Rows to judge by: held back from training where the job holds any back."""
-        held = self._parts[1]
-        if held is None:  # then rows that calibration takes last
-            numbers = self._drawn("calibration", self._plain.numbers)[-rows:]
-            return self._read(Part(rows=self._plain.rows, numbers=numbers))
-        return self._read(Part(rows=held.rows, numbers=self._drawn("validation", held.numbers)[:rows]))
-
     def _drawn(self, purpose: str, numbers: Iterable[int]) -> list[int]:
         listed = list(numbers)
         return [listed[place] for place in permutation(seed=derive(self._seed, purpose), epoch=0, samples=len(listed))]

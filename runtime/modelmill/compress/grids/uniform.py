@@ -31,7 +31,7 @@ class Uniform:
     granularity: Granularity = "Channel"
     group_size: int = 64
     symmetric: bool = True
-    clipping: Clipping = MinMax()  # noqa: RUF009 - frozen
+    clipping: Clipping = MinMax()  # noqa: RUF009  # frozen: sharing one is safe
 
     def __post_init__(self) -> None:
         check_whole("bits", self.bits, least=2, most=8)

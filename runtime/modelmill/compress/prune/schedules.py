@@ -9,6 +9,7 @@ Source: Zhu, Gupta 2017, "To prune, or not to prune: exploring the efficacy of p
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from modelmill.compress.errors import CompressionError
@@ -27,7 +28,7 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Ramp:
+class _Ramp(ABC):
     target: float
     end: int
     begin: int = 0
@@ -42,8 +43,9 @@ class _Ramp:
         # Not the formula at its end: rounding must not leave the last step beside the target.
         return self.target if step >= self.end else self._at((step - self.begin) / (self.end - self.begin))
 
+    @abstractmethod
     def _at(self, part: float) -> float:
-        raise NotImplementedError
+        """`part` of the way from begin to end."""
 
 
 class Linear(_Ramp):

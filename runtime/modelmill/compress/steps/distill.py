@@ -9,7 +9,7 @@ from modelmill.contract.steps import Distill
 
 
 def run(step: Distill, draft: Draft, context: Context) -> None:
-    training, soft = training_of(step.training), soft_of(step.training, draft.module, context)
+    training, soft = training_of(step.training), soft_of(step.training, context)
     held = hold(draft.module, draft.masks) if draft.masks else None
     label = f"distill {step.method}"
     if step.method == "Simple":

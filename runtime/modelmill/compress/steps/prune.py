@@ -60,8 +60,7 @@ def _at_once(step: Prune, names: list[str], draft: Draft, context: Context | Non
         return {name: blocks.mask(weights[name], height=height, sparsity=sparsity, scores=scores[name]) for name in names}
     if step.method == "Wanda":  # compared within a row, never across
         return {name: _by_rows(scores[name], sparsity) for name in names}
-    scope = step.scope
-    return masks.masks_of(scores, sparsity=sparsity, scope=scope)  # type: ignore[arg-type]  # refuses others
+    return masks.masks_of(scores, sparsity=sparsity, scope=_scope(step))
 
 
 def _by_rows(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -112,7 +111,11 @@ def _online(step: Prune, training: Training, names: list[str], draft: Draft, con
 
 
 def _scope(step: Prune) -> masks.Scope:
-    return "Layer" if step.scope == "Layer" else "Global"
+    if step.scope == "Layer":
+        return "Layer"
+    if step.scope != "Global":
+        raise CompressionError(f"prune.scope: {step.scope!r} is not known; use Global or Layer")
+    return "Global"
 
 
 def _schedule(step: Prune, total: int) -> Schedule:

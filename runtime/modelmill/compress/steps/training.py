@@ -14,7 +14,6 @@ from modelmill.compress.tune import Training, hold
 from modelmill.contract import steps as contract
 
 CALIBRATION_ROWS = 256
-_ENOUGH = 1
 
 
 def needed(context: Context | None, what: str) -> Context:
@@ -35,13 +34,13 @@ def training_of(asked: contract.Training) -> Training:
     )
 
 
-def soft_of(asked: contract.Training, module: nn.Module, context: Context) -> Soft:
-    return Soft(alpha=asked.teacher, temperature=asked.temperature, kind=kind_of(module, context))
+def soft_of(asked: contract.Training, context: Context) -> Soft:
+    return Soft(alpha=asked.teacher, temperature=asked.temperature, kind=kind_of(context))
 
 
-def kind_of(module: nn.Module, context: Context) -> Kind:
+def kind_of(context: Context) -> Kind:
     """Classes where outputs [N, C] meet targets that are whole numbers, else values."""
-    inputs, targets = context.material.calibration(rows=_ENOUGH)[0]
+    inputs, targets = context.material.calibration(rows=1)[0]
     with torch.no_grad():
         outputs = context.teacher(inputs)
     classes = not targets.is_floating_point() and outputs.dim() == 2 and outputs.shape[1] > 1
@@ -58,7 +57,7 @@ def train(
 ) -> None:
     """Trains the draft's module in place; what masks took stays 0."""
     held = hold(draft.module, draft.masks) if draft.masks and after_step is None else after_step
-    soft = soft_of(asked, draft.module, context)
+    soft = soft_of(asked, context)
     distill(draft.module, context, training_of(asked), soft=soft, label=label, after_step=held)
 
 
