@@ -14,6 +14,9 @@ def run(set_: int, *arguments: int) -> None:
     """A program: its numbers (see kernels/program.py), how many values, operations, inputs and outputs; batch, block, bytes of a
     sample, multiplications of a sample, threads; inputs and outputs."""
 
-def runs(*arguments: int) -> None:
-    """The weight as above; steps of a tile; lengths of runs uint8 and order of steps uint16, [tiles, steps] each: see
-    runtime/native/kernels/run.hpp."""
+def runs(*arguments: int) -> bool:
+    """The weight as above; steps of a tile; the largest activation; lengths of runs uint8 and order of steps uint16,
+    [tiles, steps] each: see runtime/native/kernels/packing.hpp. Whether there are runs."""
+
+def packed_linear(set_: int, *arguments: float) -> None:
+    """As `linear`, with lengths, order and shift (see runtime/native/kernels/packing.hpp) after the weight."""

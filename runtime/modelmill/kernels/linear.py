@@ -13,9 +13,12 @@ import torch
 
 from modelmill.compress.errors import CompressionError
 from modelmill.kernels import native, reference
+from modelmill.kernels.packing import Packed
 from modelmill.kernels.weight import Coded, fixed, is_plain
 
 Optional = torch.Tensor | None
+FEW = 4
+"""Rows up to which codes are read as they come from memory."""
 
 
 def coded_linear(
@@ -31,27 +34,31 @@ def coded_linear(
     outputs: int,
     activation_scale: float | None = None,
     relu: bool = False,
+    packed: Packed | None = None,
 ) -> torch.Tensor:
     """x [..., inputs] times the weight [outputs, inputs] transposed, plus bias [outputs]: [..., outputs], of x's type.
 
-    A row of x with a value that is not finite gives a row of NaN. Raises CompressionError where arguments do not fit together.
+    `packed` (`packing.packed` of the same codes) makes it faster, with the same result. A row of x with a value that is not finite
+    gives a row of NaN. Raises CompressionError where arguments do not fit together.
     """
     if is_plain(x):
-        return _compute(x, Coded(codes, scale, levels, zero, bias, bits, outputs, inputs), activation_scale, relu)
+        return _compute(x, Coded(codes, scale, levels, zero, bias, bits, outputs, inputs), activation_scale, relu, packed)
     result: torch.Tensor = torch.ops.modelmill.coded_linear(
         x, codes, scale, levels, zero, bias, bits, inputs, outputs, activation_scale, relu
     )
     return result
 
 
-def _compute(x: torch.Tensor, weight: Coded, activation_scale: float | None, relu: bool) -> torch.Tensor:
+def _compute(
+    x: torch.Tensor, weight: Coded, activation_scale: float | None, relu: bool, packed: Packed | None = None
+) -> torch.Tensor:
     groups = weight.check()
     if x.dim() == 0 or x.shape[-1] != weight.inputs:
         raise CompressionError(f"x is {list(x.shape)}: the weight takes {weight.inputs} inputs")
     scale = fixed(activation_scale)
     values = x if x.dtype == torch.float32 else x.float()
     if weight.runs(x, groups):
-        out = _native(values.contiguous(), weight, groups, scale, relu)
+        out = _native(values.contiguous(), weight, groups, scale, relu, packed)
     else:
         whole, x_scale = reference.quantize(values.reshape(-1, weight.inputs), activation_scale)
         out = reference.product(whole, x_scale, *weight[:-1])
@@ -59,11 +66,14 @@ def _compute(x: torch.Tensor, weight: Coded, activation_scale: float | None, rel
     return out if x.dtype == torch.float32 else out.to(x.dtype)
 
 
-def _native(x: torch.Tensor, weight: Coded, groups: int, scale: float, relu: bool) -> torch.Tensor:
+def _native(x: torch.Tensor, weight: Coded, groups: int, scale: float, relu: bool, packed: Packed | None) -> torch.Tensor:
     out = torch.empty((*x.shape[:-1], weight.outputs))
     rows = x.numel() // weight.inputs
     rest = (x.data_ptr(), rows, scale, torch.get_num_threads(), out.data_ptr(), relu)
-    native.chosen.linear(native.chosen.number, *weight.numbers(groups), *rest)
+    if packed is not None and rows > FEW:
+        native.chosen.packed_linear(native.chosen.number, *weight.numbers(groups), *packed.numbers(), *rest)
+    else:
+        native.chosen.linear(native.chosen.number, *weight.numbers(groups), *rest)
     return out
 
 

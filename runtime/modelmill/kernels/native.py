@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -32,7 +33,8 @@ class Chosen:
         self.linear: Callable[..., None] = module.linear if module else _missing
         self.conv: Callable[..., None] = module.conv if module else _missing
         self.run: Callable[..., None] = getattr(module, "run", _missing)
-        self.runs: Callable[..., None] = getattr(module, "runs", _missing)
+        self.runs: Callable[..., Any] = getattr(module, "runs", _missing)
+        self.packed_linear: Callable[..., None] = getattr(module, "packed_linear", _missing)
 
 
 def _missing(*_: float) -> None:

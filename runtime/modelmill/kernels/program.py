@@ -9,18 +9,23 @@ Coded weights have one group and no zero points, and what they convolve is never
 relu). The native module is needed: see `available`.
 """
 
+import logging
 import struct
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 
 from modelmill.compress.errors import CompressionError
 from modelmill.kernels import native, tiles
+from modelmill.kernels.conv import Geometry
 from modelmill.kernels.layout import Layout, lay_out
 from modelmill.kernels.operations import Dense, Operation
+from modelmill.kernels.packing import runs_of
 from modelmill.kernels.weight import Coded, fixed
 
+logger = logging.getLogger(__name__)
 SHAPES_KEPT = 8
 """Plans for so many shapes of images."""
 DENSE_SETS = ("avx2", "avx512vnni")
@@ -47,6 +52,8 @@ class Program:
     inputs: int
     outputs: tuple[int, ...]
     """The values that are returned."""
+    set_: int | None = None
+    """Of instructions; none: the best one here."""
     _plans: dict[tuple[tuple[int, ...], ...], _Plan] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
@@ -67,7 +74,9 @@ class Program:
             counts = (len(layout.shapes), len(self.operations), len(images), len(results))
             sizes = (batch, block, layout.area, plan.multiplications, torch.get_num_threads())
             pointers = (tensor.data_ptr() for tensor in (*images, *results))
-            native.chosen.run(native.chosen.number, plan.numbers.data_ptr(), *counts, *sizes, *pointers)
+            native.chosen.run(
+                native.chosen.number if self.set_ is None else self.set_, plan.numbers.data_ptr(), *counts, *sizes, *pointers
+            )
         return tuple(results)
 
     @staticmethod
@@ -108,7 +117,28 @@ class Program:
 
 def available(*, dense: bool) -> bool:
     """Whether programs run here; with `dense` operations in them."""
-    return native.chosen.module is not None and (not dense or native.chosen.isa in DENSE_SETS)
+    return _agrees(native.chosen) and (not dense or native.chosen.isa in DENSE_SETS)
+
+
+@cache
+def _agrees(chosen: native.Chosen) -> bool:
+    """Whether the instruction set runs a small program as plain C++ does: coded to the bit, dense up to the order of sums."""
+    if chosen.module is None:
+        return False
+    source = torch.Generator().manual_seed(1)
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    codes = tiles.prepare8(torch.randint(-127, 128, (20, 72), generator=source, dtype=torch.int8))
+    scale = tiles.tile_scales(torch.rand(20, 1, generator=source) / 99)
+    coded = Coded(codes, scale, None, None, torch.randn(20, generator=source), 8, 20, 72)
+    dense = Dense.of(torch.randn(9, 20, 3, 3, generator=source), None)
+    operations = (Operation(weight=coded, geometry=geometry, x=0), Operation(weight=dense, geometry=geometry, x=1))
+    x = torch.rand(2, 8, 5, 7, generator=source)
+    programs = [Program(operations=operations, inputs=1, outputs=(1, 2), set_=number) for number in (0, chosen.number)]
+    (plain, sums), (ours, close) = (program.run(x) for program in programs)
+    if torch.equal(plain, ours) and torch.allclose(sums, close, rtol=1e-4, atol=1e-4):
+        return True
+    logger.warning("%s runs programs of convolutions otherwise than plain C++ on this machine: none is made", chosen.isa)
+    return False
 
 
 def takes(weight: Coded) -> bool:
@@ -129,10 +159,9 @@ def _runs(weight: Coded | Dense, steps: int) -> tuple[torch.Tensor | None, torch
     """Lengths of runs and the steps' order, for each tile."""
     if isinstance(weight, Dense):
         return None, None
-    shape = (-(-weight.outputs // tiles.ROWS), steps)
-    lengths, order = torch.empty(shape, dtype=torch.uint8), torch.empty(shape, dtype=torch.uint16)
-    native.chosen.runs(*weight.numbers(1), steps, lengths.data_ptr(), order.data_ptr())
-    return lengths, order
+    runs = runs_of(weight, steps, largest=127)
+    assert runs is not None, "a step of signed bytes fits by itself"
+    return runs
 
 
 def _pointer(tensor: torch.Tensor | None) -> int:

@@ -15,6 +15,7 @@ namespace {
 
 using Linear = void (*)(const Weight&, const float*, int64_t, float, int, const Finish&);
 using Conv = void (*)(const Weight&, const Image&, const float*, float, int, const Finish&);
+using PackedLinear = void (*)(const Weight&, const Packed&, const float*, int64_t, float, int, const Finish&);
 using Run = void (*)(const Program&, int);
 struct Set {
     const char* name;
@@ -22,6 +23,7 @@ struct Set {
     Linear linear;
     Conv conv;
     Run run;
+    PackedLinear packed_linear;
 };
 
 bool always() { return true; }
@@ -34,12 +36,12 @@ bool has_vnni() {
 #endif
 
 // Worst first; a processor that has one has those before it.
-const Set sets[] = {{"portable", always, portable::linear, portable::conv, portable::run},
+const Set sets[] = {{"portable", always, portable::linear, portable::conv, portable::run, portable::packed_linear},
 #ifdef MODELMILL_EMULATE
-                    {"avx512vnni", has_avx2, vnni::linear, vnni::conv, vnni::run}};
+                    {"avx512vnni", has_avx2, vnni::linear, vnni::conv, vnni::run, vnni::packed_linear}};
 #else
-                    {"avx2", has_avx2, avx2::linear, avx2::conv, avx2::run},
-                    {"avx512vnni", has_vnni, vnni::linear, vnni::conv, vnni::run}};
+                    {"avx2", has_avx2, avx2::linear, avx2::conv, avx2::run, avx2::packed_linear},
+                    {"avx512vnni", has_vnni, vnni::linear, vnni::conv, vnni::run, vnni::packed_linear}};
 #endif
 constexpr int64_t SETS = sizeof(sets) / sizeof(*sets);
 
@@ -219,15 +221,36 @@ PyObject* run(PyObject*, PyObject* const* values, Py_ssize_t count) {
     return answer([&] { set->run(program, static_cast<int>(threads)); });
 }
 
-// They are the same for every set.
+// They are the same for every set. Whether there are any.
 PyObject* runs(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Arguments arguments(values, count);
     const Weight weight = weight_of(arguments);
     const int64_t steps = arguments.whole();
+    const auto largest = static_cast<int>(arguments.whole());
     auto* lengths = arguments.pointer<uint8_t>();
     auto* order = arguments.pointer<uint16_t>();
     if (!arguments.good()) return nullptr;
-    return answer([&] { portable::runs_of(weight, steps, lengths, order); });
+    try {
+        return PyBool_FromLong(portable::runs_of(weight, steps, largest, lengths, order));
+    } catch (const std::bad_alloc&) {
+        return PyErr_NoMemory();
+    }
+}
+
+PyObject* packed_linear(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments arguments(values, count);
+    const Set* set = set_of(arguments);
+    if (!set) return nullptr;
+    const Weight weight = weight_of(arguments);
+    const Packed packed{arguments.pointer<const uint8_t>(), arguments.pointer<const uint16_t>(),
+                        arguments.pointer<const int32_t>()};
+    const auto* x = arguments.pointer<const float>();
+    const int64_t rows = arguments.whole();
+    const float fixed = arguments.number();
+    const auto threads = static_cast<int>(arguments.whole());
+    const Finish finish{arguments.pointer<float>(), nullptr, arguments.whole() != 0};
+    if (!arguments.good()) return nullptr;
+    return answer([&] { set->packed_linear(weight, packed, x, rows, fixed, threads, finish); });
 }
 
 // The names of the sets that this processor has, worst first; a set's place is its number.
@@ -249,6 +272,7 @@ constexpr PyCFunction method(Function function) {
 
 PyMethodDef methods[] = {{"linear", method(linear), METH_FASTCALL, nullptr},
                          {"conv", method(conv), METH_FASTCALL, nullptr},
+                         {"packed_linear", method(packed_linear), METH_FASTCALL, nullptr},
                          {"run", method(run), METH_FASTCALL, nullptr},
                          {"runs", method(runs), METH_FASTCALL, nullptr},
                          {"names", names, METH_NOARGS, nullptr},

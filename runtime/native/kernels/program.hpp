@@ -6,6 +6,7 @@
 #include <future>
 #include <type_traits>
 
+#include "packing.hpp"
 #include "weight.hpp"
 #include "work.hpp"
 

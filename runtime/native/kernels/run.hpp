@@ -14,61 +14,16 @@ inline const uint8_t* levels_of(const Weight& weight, int64_t tile, int64_t step
     return panel;
 }
 
-// The steps of a tile, put into runs: their products with activations of 0..127, two by two, fit 16-bit sums however the
-// activations are. A step by itself always does: 2 * 127 * 128 is below 2 ** 15.
-class Packing {
-public:
-    Packing(const int8_t* levels, int64_t steps) : levels_(levels), steps_(steps) {
-        for (int64_t step = 0; step < steps; ++step) place(step);
-        // Runs of one length side by side: a processor foresees their ends.
-        std::stable_sort(runs_.begin(), runs_.end(), [](const Run& a, const Run& b) { return a.steps.size() > b.steps.size(); });
-    }
-    // `lengths` [steps], 0 behind the last; `order` [steps].
-    void write(uint8_t* lengths, uint16_t* order) const {
-        std::memset(lengths, 0, static_cast<size_t>(steps_));
-        for (const Run& run : runs_) {
-            *lengths++ = static_cast<uint8_t>(run.steps.size());
-            order = std::copy(run.steps.begin(), run.steps.end(), order);
-        }
-    }
-
-private:
-    static constexpr int MOST = INT16_MAX / LARGEST, LANES = 2 * TILE, LONGEST_RUN = 255, OPEN = 12;
-    struct Run {
-        std::vector<uint16_t> steps;
-        int above[LANES] = {}, below[LANES] = {};  // the sums' reach over 127
-    };
-
-    // Into the first of the last few runs that has room.
-    void place(int64_t step) {
-        int more[LANES], less[LANES];
-        for (int i = 0; i < LANES; ++i) {
-            const int one = levels_[step * STEP_BYTES + 2 * i], two = levels_[step * STEP_BYTES + 2 * i + 1];
-            more[i] = std::max(one, 0) + std::max(two, 0), less[i] = std::max(-one, 0) + std::max(-two, 0);
-        }
-        size_t index = runs_.size() > OPEN ? runs_.size() - OPEN : 0;
-        while (index < runs_.size() && !fits(runs_[index], more, less)) ++index;
-        if (index == runs_.size()) runs_.emplace_back();
-        Run& run = runs_[index];
-        run.steps.push_back(static_cast<uint16_t>(step));
-        for (int i = 0; i < LANES; ++i) run.above[i] += more[i], run.below[i] += less[i];
-    }
-    static bool fits(const Run& run, const int* more, const int* less) {
-        bool room = run.steps.size() < LONGEST_RUN;
-        for (int i = 0; i < LANES; ++i) room = room && run.above[i] + more[i] <= MOST && run.below[i] + less[i] <= MOST;
-        return room;
-    }
-
-    const int8_t* levels_;
-    int64_t steps_;
-    std::vector<Run> runs_;
-};
-
-// lengths and order [tiles][steps]. Throws std::bad_alloc.
-inline void runs_of(const Weight& weight, int64_t steps, uint8_t* lengths, uint16_t* order) {
+// lengths and order [tiles][steps]. False where a step does not fit by itself: then they mean nothing. Throws std::bad_alloc.
+inline bool runs_of(const Weight& weight, int64_t steps, int largest, uint8_t* lengths, uint16_t* order) {
     std::vector<uint8_t> panel(static_cast<size_t>(steps + 16) * STEP_BYTES);
-    for (int64_t tile = 0; tile < weight.tiles(); ++tile, lengths += steps, order += steps)
-        Packing(reinterpret_cast<const int8_t*>(levels_of(weight, tile, steps, panel.data())), steps).write(lengths, order);
+    for (int64_t tile = 0; tile < weight.tiles(); ++tile, lengths += steps, order += steps) {
+        const auto* levels = reinterpret_cast<const int8_t*>(levels_of(weight, tile, steps, panel.data()));
+        const Packing packing(levels, steps, largest);
+        if (!packing.possible()) return false;
+        packing.write(lengths, order);
+    }
+    return true;
 }
 
 // As `quantize`. The caller vouches that nothing is below 0; a lie must not leave 0..127 either.

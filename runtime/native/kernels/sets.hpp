@@ -34,6 +34,7 @@ namespace portable {
 #include "conv.hpp"
 #include "portable_program.hpp"
 #include "run.hpp"
+#include "packed.hpp"
 }  // namespace portable
 
 #ifdef MODELMILL_EMULATE
@@ -47,6 +48,7 @@ namespace vnni {
 #include "vnni_program.hpp"
 #include "avx2_finish.hpp"
 #include "run.hpp"
+#include "packed.hpp"
 }  // namespace vnni
 #else
 #pragma GCC push_options
@@ -62,6 +64,7 @@ namespace avx2 {
 #include "avx2_program.hpp"
 #include "avx2_finish.hpp"
 #include "run.hpp"
+#include "packed.hpp"
 }  // namespace avx2
 #pragma GCC pop_options
 
@@ -79,6 +82,7 @@ using V512F = __m512;
 #include "vnni_program.hpp"
 #include "avx2_finish.hpp"
 #include "run.hpp"
+#include "packed.hpp"
 }  // namespace vnni
 #pragma GCC pop_options
 #endif

@@ -1,6 +1,8 @@
 """Programs answer as their convolutions do one by one: coded ones to the bit, dense ones up to the order of sums."""
 
 import copy
+import ctypes
+import logging
 
 import pytest
 import torch
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from modelmill.compress.errors import CompressionError
-from modelmill.kernels import coded_conv2d
+from modelmill.kernels import coded_conv2d, native
 from modelmill.kernels.conv import Geometry
 from modelmill.kernels.operations import Dense, Operation
-from modelmill.kernels.program import Program, takes
+from modelmill.kernels.program import Program, available, takes
 from modelmill.kernels.weight import Coded
 from tests.compression.kernels.made import Made, module, running, sets, weight
 
@@ -209,3 +211,25 @@ def test_a_program_cannot_be_copied_away_from_its_weights() -> None:
     program = Program(operations=(Operation(weight=weight, geometry=THREE, x=0),), inputs=1, outputs=(1,))
     with pytest.raises(TypeError, match="points into its weights"):
         copy.deepcopy(program)
+
+
+def test_a_set_that_runs_programs_otherwise_makes_none_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    def wrong(number: int, *rest: int) -> None:
+        module().run(number, *rest)
+        if number:
+            ctypes.c_float.from_address(rest[-1]).value += 1
+
+    chosen = native.Chosen(module(), 1, "broken", "")
+    chosen.run = wrong
+    before, native.chosen = native.chosen, chosen
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert not available(dense=False)
+    finally:
+        native.chosen = before
+    assert "broken runs programs of convolutions otherwise than plain C++" in caplog.text
+
+
+def test_without_the_native_module_there_are_no_programs() -> None:
+    with running(None):
+        assert not available(dense=False)

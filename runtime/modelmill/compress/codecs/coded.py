@@ -19,6 +19,7 @@ from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.compress.weight import CompressedWeight, Geometry, Take
 from modelmill.kernels import coded_conv2d, coded_linear, gpu, program, tiles
+from modelmill.kernels.packing import Packed, packed
 from modelmill.kernels.weight import Coded
 
 NAME = "codes"
@@ -48,6 +49,7 @@ class CodedWeight(CompressedWeight):
         self.grid, self.bits, self.shape, self.facts = grid, bits, shape, facts
         self.tiled = bits < 8
         """Whether codes, scales and zeros are in the order of tiles."""
+        self._packed: Packed | None = None
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.register_buffer("levels", levels)
@@ -165,12 +167,22 @@ class CodedWeight(CompressedWeight):
         self.scale = tiles.tile_scales(self.scale)
         self.zero = None if self.zero is None else tiles.tile_scales(self.zero)
         self.tiled = True
+        if len(self.shape) == 2:
+            self._packed = packed(Coded(*self._parts(), None, self.bits, self.shape[0], self.shape[1]))
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self.tiled and not x.is_cuda:
             outputs, inputs = self.shape
-            scale = self.activation_scale
-            return coded_linear(x, *self._parts(), bias, bits=self.bits, inputs=inputs, outputs=outputs, activation_scale=scale)
+            return coded_linear(
+                x,
+                *self._parts(),
+                bias,
+                bits=self.bits,
+                inputs=inputs,
+                outputs=outputs,
+                activation_scale=self.activation_scale,
+                packed=self._packed,
+            )
         whole = self.bits == 8 and self.levels is None and self.zero is None and self.scale.shape[1] == 1
         if whole and gpu.fits(x, self.codes):
             return gpu.integer_linear(x, self.codes, self.scale.flatten(), bias)
