@@ -38,8 +38,8 @@ def coded_linear(
 ) -> torch.Tensor:
     """x [..., inputs] times the weight [outputs, inputs] transposed, plus bias [outputs]: [..., outputs], of x's type.
 
-    `packed` (`packing.packed` of the same codes) makes it faster, with the same result. A row of x with a value that is not finite
-    gives a row of NaN. Raises CompressionError where arguments do not fit together.
+    `packed` (`packing.packed` of the same codes) makes it faster, with the same result. A row of x with a value that is not
+    finite gives a row of NaN. Raises CompressionError where arguments do not fit together.
     """
     if is_plain(x):
         return _compute(x, Coded(codes, scale, levels, zero, bias, bits, outputs, inputs), activation_scale, relu, packed)
