@@ -21,14 +21,15 @@ def draw(account: dict[str, Any]) -> bytes:
     predicted = [(unit * one["predicted"][key], one["predicted"]["lossIncrease"]) for one in front]
     loss.plot(*zip(*predicted, strict=True), ".-", color="tab:gray", label="predicted")
     for axes, value in ((loss, "lossIncrease"), (drop, "drop")):
-        points = [(unit * one[key], one[value]) for one in measured]
+        points = [(unit * one[key], one[value]) for one in measured if one[value] is not None]
         axes.plot(*zip(*points, strict=True), "o", color="tab:blue", label="measured")
-        axes.plot(unit * chosen[key], chosen[value], "*", color="tab:red", markersize=14, label="chosen")
-        axes.plot(unit * start[key], start[value], "s", color="black", label="without search")
+        for one, marker, label in ((chosen, "r*", "chosen"), (start, "ks", "without search")):
+            if one[value] is not None:
+                axes.plot(unit * one[key], one[value], marker, markersize=10, label=label)
         axes.grid(alpha=0.3)
     drop.axhline(account["maxDrop"], linestyle="--", color="tab:red", label="maxDrop")
     # The far end of the front would flatten all the rest; and no logarithm, because a measured loss may fall.
-    low, high = (bound([0.0, *(one["lossIncrease"] for one in measured)]) for bound in (min, max))
+    low, high = (bound([0.0, *(one["lossIncrease"] or 0.0 for one in measured)]) for bound in (min, max))
     loss.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
     loss.set_ylabel("increase of the loss")
     drop.set_ylabel(DROPS[account["dropOf"]])

@@ -1,6 +1,7 @@
 """What a search has found, for people and machines: `search.json` beside the variant, and a sentence for the log."""
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,8 @@ METRICS = {True: "accuracy", False: "relativeError"}
 
 
 def account(found: Found, chosen: int, *, table: Table, device: str) -> dict[str, Any]:
-    """JSON: times in milliseconds, `lossIncrease` against the start; `measured` is null for what was only predicted."""
+    """JSON: times in milliseconds, `lossIncrease` against the start; `measured` is null for what was only predicted, and a
+    figure that is not finite is null too."""
     return {
         "format": FORMAT,
         "objective": found.step.objective,
@@ -65,9 +67,7 @@ def _candidate(one: Candidate, found: Found) -> dict[str, Any]:
 
 def _measured(one: Measured, found: Found) -> dict[str, Any]:
     quality = {key: value for key, value in asdict(one.quality).items() if value is not None}
-    return {
-        "bytes": one.bytes,
-        "latencyMillis": 1000 * one.seconds,
-        "lossIncrease": one.quality.loss - found.start.quality.loss,
-        **quality,
-    }
+    figures = {**quality, "lossIncrease": one.quality.loss - found.start.quality.loss}
+    # Few bits may make a loss overflow, and JSON has no number for that.
+    finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
+    return {"bytes": one.bytes, "latencyMillis": 1000 * one.seconds, **finite}

@@ -59,8 +59,8 @@ class Trials:
             loss += float(self._recipe.loss(outputs, targets)) * len(inputs)
             if self._answers == "Classes":
                 found, wanted = outputs.argmax(dim=1), dense.argmax(dim=1)
-                right += int((found == targets).sum())
-                right_dense += int((wanted == targets).sum())
+                right += int((found == targets.flatten()).sum())
+                right_dense += int((wanted == targets.flatten()).sum())
                 same += int((found == wanted).sum())
             else:
                 wrong += float((outputs - dense).square().sum(dtype=torch.float64))
