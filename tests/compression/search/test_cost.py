@@ -65,13 +65,6 @@ def test_the_input_of_a_layer_is_that_of_its_first_call() -> None:
 
 
 def test_small_and_narrow_weights_get_no_blocks_and_groups_only_where_they_fit() -> None:
-    assert [kind.name for kind in kinds_of((8, 3, 3, 3))] == ["dense", "int8", "kmeans4", "int4", "kmeans2"]
-    assert [kind.name for kind in kinds_of((64, 64))][1:] == [
-        "int8",
-        "nf4",
-        "kmeans4",
-        "int4",
-        "kmeans2",
-        "blocks50-int8",
-        "blocks70-int8",
-    ]
+    small, large = ({kind.name for kind in kinds_of(shape)} for shape in ((8, 3, 3, 3), (64, 64)))
+    assert small == {"dense", "int8", "kmeans4", "int4", "kmeans2"}
+    assert large - small == {"nf4", "blocks50-int8", "blocks70-int8"}

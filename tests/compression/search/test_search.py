@@ -15,7 +15,7 @@ from modelmill.compress.pipeline import compress
 from modelmill.compress.search.run import split
 from modelmill.compress.weights import write_weights
 from modelmill.contract.steps import Distill, Prune, Quantize, Search, Step, Training
-from tests.compression.methods.taught import Rows, Task, blobs, context, mlp, right
+from tests.compression.methods.taught import Rows, blobs, context, mlp, right
 from tests.compression.search.test_sensitivity import Squares
 
 HIDDEN = 64
@@ -72,7 +72,7 @@ def test_the_account_has_each_layer_the_whole_front_and_what_was_measured(told: 
     chosen = told["front"][told["chosen"]]["measured"]
     assert chosen["drop"] <= told["maxDrop"] == 0.02
     assert chosen["bytes"] == min(one["bytes"] for one in measured if one["drop"] <= 0.02)
-    assert all(0 < one["latencyMillis"] for one in (*measured, told["dense"], told["start"]))
+    assert all(one["latencyMillis"] > 0 for one in (*measured, told["dense"], told["start"]))
     assert (told["rows"], told["dropOf"]) == (512, "accuracy")
 
 
@@ -116,9 +116,8 @@ def test_a_smaller_module_is_searched_too(teacher: nn.Module, material: Rows, tm
 
 def test_where_nothing_is_faster_a_search_by_latency_is_refused_with_the_times_that_were_measured(material: Rows) -> None:
     tiny = mlp(hidden=4).eval()
-    with pytest.raises(
-        CompressionError, match=r"nothing costs less than dense: .*int8 is left out in 3 of 3 layers, where it takes 1?\d\.\d"
-    ):
+    told = r"nothing costs less than dense: .*int8 is left out in 3 of 3 layers, where it takes \d+\.\d\d to \d+\.\d\d times"
+    with pytest.raises(CompressionError, match=told):
         compress(tiny, (Step(search=Search(max_drop=0.5)),), context(material, teacher=tiny))
 
 
@@ -164,8 +163,6 @@ def test_rows_that_predict_are_not_among_those_that_are_evaluated(rows: int, see
 
 
 def test_one_row_is_too_few() -> None:
-    module = mlp().eval()
+    module, alone = mlp().eval(), Rows(torch.randn(1, 8), torch.zeros(1, dtype=torch.long))
     with pytest.raises(CompressionError, match="no rows to evaluate candidates on"):
-        compress(
-            module, (SIZE,), context(Rows(torch.randn(1, 8), torch.zeros(1, dtype=torch.long)), teacher=module, recipe=Task())
-        )
+        compress(module, (SIZE,), context(alone, teacher=module))

@@ -24,11 +24,12 @@ def warnings_of(*steps: Step) -> tuple[str, ...]:
 
 def test_half_of_single_weights_make_a_cpu_no_faster_and_the_job_is_told_so_in_numbers() -> None:
     (told,) = warnings_of(Step(prune=Prune(sparsity=0.5)))
-    found = re.match(r"prune Unstructured: 0.50 of the weights are zeros; on this device \((\w+), one thread\) .* take (\S+) times "
-                     r"dense's time, and all of them (\S+) of its bytes: it makes nothing faster; for speed use pattern 16x1", told)  # fmt: skip
+    device = r"prune Unstructured: 0.50 of the weights are zeros; on this device \(\w+, one thread\) .*"
+    figures = r"take (\S+) times dense's time, and all of them (\S+) of its bytes: it makes nothing faster; for speed use"
+    found = re.match(device + figures, told)
     assert found
-    assert float(found[2]) > 0.95
-    assert 0.5 < float(found[3]) < 0.6
+    assert float(found[1]) > 0.95
+    assert 0.5 < float(found[2]) < 0.6
 
 
 def test_two_of_four_is_no_faster_on_a_cpu_either() -> None:
