@@ -98,8 +98,8 @@ def _quantize(step: Quantize, masks: Sequence[Prune]) -> str | None:
 def _search(step: Search, masks: Sequence[Prune]) -> str | None:
     if step.objective not in ("Latency", "Size"):
         return f"search.objective: {step.objective!r} is not known; use Latency or Size"
-    if not 0 <= step.max_drop < 1:
-        return f"search.maxDrop: {step.max_drop} must be a number from 0 to below 1"
+    if not 0 <= step.max_drop <= 1:
+        return f"search.maxDrop: {step.max_drop} must be a number from 0 to 1"
     if step.evaluations < 1:
         return f"search.evaluations: {step.evaluations} must be 1 or more"
     if masks:

@@ -55,11 +55,12 @@ def _measured(pattern: str, draft: Draft, thinner: Mapping[str, SparseWeight | B
         dense, taken = dense + seen.calls * times[0], taken + seen.calls * times[1]
     if taken < FASTER * dense or not dense:
         return None
-    before = sum(draft.module.get_parameter(name).nbytes for name in thinner)
+    share = sum(map(stored_bytes, thinner.values())) / sum(draft.module.get_parameter(name).nbytes for name in thinner)
+    verdict = "it makes the file smaller, not faster" if share < 1 else "it makes nothing smaller or faster"
     return (
         f"prune {pattern}: {_zeros(draft, thinner):.2f} of the weights are zeros; on this device ({kernels.status()['isa']}, "
-        f"one thread) the largest such layers take {taken / dense:.2f} times dense's time, and all of them "
-        f"{sum(map(stored_bytes, thinner.values())) / before:.2f} of its bytes: it makes nothing faster; {ADVICE[pattern]}"
+        f"one thread) the largest such layers take {taken / dense:.2f} times dense's time, and all of them {share:.2f} of its "
+        f"bytes: {verdict}; {ADVICE[pattern]}"
     )
 
 

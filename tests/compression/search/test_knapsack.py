@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmill.compress.search import choose
-from modelmill.compress.search.knapsack import Option, front, hull, within
+from modelmill.compress.search import halving
+from modelmill.compress.search.knapsack import Option, front, hull
 
 TINY = 1e-9
 """Relative: sums of the same numbers in another order."""
@@ -59,15 +59,14 @@ def test_the_best_within_a_bound_costs_at_most_one_steps_saving_more_than_the_op
     options: dict[str, list[Option]], bound: float
 ) -> None:
     points = front(options)
-    found = within(points, bound)
-    least = min((cost for increase, cost in every_combination(options) if increase <= bound), default=None)
-    if found is None:
-        assert least is None or bound <= points[0].increase * (1 + TINY)
+    optimum = min((cost for increase, cost in every_combination(options) if increase <= bound), default=None)
+    within = [point for point in points if point.increase <= bound]
+    if not within:
+        assert optimum is None or bound <= points[0].increase * (1 + TINY)
         return
-    assert found.increase <= bound
-    assert least is not None
+    assert optimum is not None
     savings = [first.cost - second.cost for first, second in itertools.pairwise(points)]
-    assert found.cost <= least + max(savings, default=0.0) + TINY * max(1.0, found.cost)
+    assert within[-1].cost <= optimum + max(savings, default=0.0) + TINY * max(1.0, within[-1].cost)
 
 
 @given(layers())
@@ -89,16 +88,11 @@ def test_the_last_candidate_that_holds_is_found_with_so_many_evaluations_that_th
 ) -> None:
     last = data.draw(st.integers(min_value=-1, max_value=candidates - 1))
     evaluations = candidates.bit_length()
-    asked = choose.bisect(candidates, evaluations=evaluations, holds=lambda place: place <= last)
+    asked = halving.bisect(candidates, evaluations=evaluations, holds=lambda place: place <= last)
     assert len(asked) <= evaluations
     assert asked == sorted(set(asked))
     assert max((place for place in asked if place <= last), default=-1) == last
 
 
 def test_few_evaluations_are_never_exceeded() -> None:
-    assert len(choose.bisect(1000, evaluations=3, holds=lambda place: place < 500)) == 3
-
-
-def test_what_is_not_below_the_limit_is_not_the_best() -> None:
-    assert choose.best({3: 2.0, 5: 1.5, 8: 1.7}, below=1.6) == 5
-    assert choose.best({3: 2.0}, below=2.0) is None
+    assert len(halving.bisect(1000, evaluations=3, holds=lambda place: place < 500)) == 3

@@ -3,10 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from modelmill.compress.errors import CompressionError
-from modelmill.compress.search import choose
 from modelmill.compress.search.knapsack import Point
 from modelmill.contract.steps import Search
 
@@ -56,17 +54,6 @@ class Found:
         return {place: one.measured for place, one in enumerate(self.candidates) if one.measured}
 
 
-class Figures(Protocol):
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-
-
-def objective(figures: Figures, step: Search) -> float:
-    return figures.seconds if step.objective == "Latency" else figures.bytes
-
-
 def chosen(found: Found) -> int:
     """Place of the best candidate within the budget. Raises CompressionError, with the best numbers, when there is none."""
     step, evaluated = found.step, found.evaluated()
@@ -77,15 +64,17 @@ def chosen(found: Found) -> int:
             f"search.maxDrop: none of {len(evaluated)} candidates loses at most {step.max_drop:g} on {found.rows} rows; the "
             f"nearest loses {nearest.quality.drop:.4f} with {ratios(nearest, found.dense)}; raise maxDrop or evaluations"
         )
-    values = {place: objective(one, step) for place, one in good.items()}
-    place = choose.best(values, below=objective(found.start, step))
-    if place is None:
-        best = good[min(values, key=lambda place: values[place])]
+    place = min(good, key=lambda place: objective(good[place], step))
+    if objective(good[place], step) >= objective(found.start, step):
         raise CompressionError(
             f"search: nothing within maxDrop {step.max_drop:g} is better than without the search: the best of {len(evaluated)} "
-            f"candidates has {ratios(best, found.start)}; raise maxDrop, or use another objective than {step.objective}"
+            f"candidates has {ratios(good[place], found.start)}; raise maxDrop, or use another objective than {step.objective}"
         )
     return place
+
+
+def objective(one: Measured, step: Search) -> float:
+    return one.seconds if step.objective == "Latency" else one.bytes
 
 
 def ratios(one: Measured, dense: Measured) -> str:

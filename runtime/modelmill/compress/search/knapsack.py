@@ -55,11 +55,6 @@ def front(options: Mapping[str, Sequence[Option]]) -> list[Point]:
     return _falling(points)
 
 
-def within(points: Sequence[Point], bound: float) -> Point | None:
-    """The cheapest with an increase of at most `bound`; None: even the first has more."""
-    return min((point for point in points if point.increase <= bound), key=lambda point: point.cost, default=None)
-
-
 def hull(options: Sequence[Option]) -> list[Option]:
     """The lower convex hull, from the least increase on: each step saves less for a unit of increase than the one before."""
     found: list[Option] = []

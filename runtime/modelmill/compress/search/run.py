@@ -5,17 +5,21 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from modelmill import kernels
 from modelmill.compress import timing
 from modelmill.compress.draft import Batch, Context, Draft, Material
 from modelmill.compress.errors import CompressionError
-from modelmill.compress.search import choose, front, knapsack
+from modelmill.compress.search import front, halving, knapsack
 from modelmill.compress.search.figure import draw
 from modelmill.compress.search.found import Candidate, Found, Measured, chosen, kinds_told
 from modelmill.compress.search.kinds import DENSE
 from modelmill.compress.search.knapsack import Point
 from modelmill.compress.search.table import Table, left_out, options, tabulate, total
 from modelmill.compress.search.trial import Trial, Trials
+from modelmill.compress.state import tensors_of
 from modelmill.compress.steps.training import CALIBRATION_ROWS, kind_of, names_of
 from modelmill.contract.steps import Search
 
@@ -66,12 +70,18 @@ def device() -> str:
     return f"this device ({kernels.status()['isa']}, one thread)"
 
 
+def _same(module: nn.Module, other: nn.Module) -> bool:
+    """Whether the steps before have changed nothing."""
+    own, others = tensors_of(module), tensors_of(other)
+    return own.keys() == others.keys() and all(torch.equal(tensor, others[name]) for name, tensor in own.items())
+
+
 def _compresses(point: Point) -> bool:
     return any(kind != DENSE for kind in point.choice.values())
 
 
 def _evaluate(step: Search, draft: Draft, table: Table, points: Sequence[Point], trials: Trials, context: Context) -> Found:
-    start = trials.trial(draft.module, {})
+    start = trials.dense if _same(draft.module, context.teacher) else trials.trial(draft.module, {})
     if start.quality.drop > step.max_drop:
         raise CompressionError(
             f"search.maxDrop: the steps before lose {start.quality.drop:.4f} already, more than {step.max_drop:g}; "
@@ -87,19 +97,20 @@ def _evaluate(step: Search, draft: Draft, table: Table, points: Sequence[Point],
         context.say(f"search: candidate {place + 1} of {len(points)} ({kinds_told(choice)}): drop {drop:.4f}")
         return drop <= step.max_drop
 
-    choose.bisect(len(points), evaluations=step.evaluations, holds=holds)
-    dense, before, *measured = _timed([trials.dense, start, *made.values()], context.material)
+    halving.bisect(len(points), evaluations=step.evaluations, holds=holds)
+    timed = _timed([trials.dense, *made.values(), start], context.material)
+    measured = {place: timed[trial] for place, trial in made.items()}
     return Found(
         step=step,
         rows=trials.rows,
-        dense=dense,
-        start=before,
-        candidates=candidates(table, points, start=before, measured=dict(zip(made, measured, strict=True))),
+        dense=timed[trials.dense],
+        start=timed[start],
+        candidates=_candidates(table, points, start=timed[start], measured=measured),
     )
 
 
-def candidates(table: Table, points: Sequence[Point], *, start: Measured, measured: Mapping[int, Measured]) -> list[Candidate]:
-    """The start without what the layers save, for each point."""
+def _candidates(table: Table, points: Sequence[Point], *, start: Measured, measured: Mapping[int, Measured]) -> list[Candidate]:
+    """Predicted for each point: the start without what its layers save."""
     nothing = dict.fromkeys(table, DENSE)
 
     def saved(point: Point, objective: str) -> float:
@@ -116,8 +127,12 @@ def candidates(table: Table, points: Sequence[Point], *, start: Measured, measur
     ]
 
 
-def _timed(trials: Sequence[Trial], material: Material) -> list[Measured]:
+def _timed(trials: Sequence[Trial], material: Material) -> dict[Trial, Measured]:
     """With the time of one row, measured in turn."""
     row = material.calibration(rows=1)[0][0][:1]
-    seconds = timing.compare([partial(trial.module, row) for trial in trials], seconds=LATENCY_SECONDS)
-    return [Measured(bytes=t.bytes, seconds=s, quality=t.quality) for t, s in zip(trials, seconds, strict=True)]
+    different = list(dict.fromkeys(trials))
+    times = timing.compare([partial(trial.module, row) for trial in different], seconds=LATENCY_SECONDS)
+    return {
+        trial: Measured(bytes=trial.bytes, seconds=seconds, quality=trial.quality)
+        for trial, seconds in zip(different, times, strict=True)
+    }

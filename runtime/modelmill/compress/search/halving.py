@@ -1,9 +1,9 @@
-"""Which candidates of the front are evaluated, and which one is taken. Pure.
+"""Which candidates of the front are evaluated. Pure.
 
 The drop grows along the front, but for noise: each evaluation halves the part in which it may pass the bound.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 
 def bisect(candidates: int, *, evaluations: int, holds: Callable[[int], bool]) -> list[int]:
@@ -21,9 +21,3 @@ def bisect(candidates: int, *, evaluations: int, holds: Callable[[int], bool]) -
         else:
             first_missed = place
     return sorted(asked)
-
-
-def best(measured: Mapping[int, float], *, below: float) -> int | None:
-    """The place with the least measured objective; None: there is none below `below`."""
-    good = {place: value for place, value in measured.items() if value < below}
-    return min(good, key=lambda place: good[place], default=None)
