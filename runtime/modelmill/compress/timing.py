@@ -13,6 +13,8 @@ import torch
 
 LEAST_SAMPLE_SECONDS = 2e-4
 """Of one sample: shorter functions are called several times."""
+NOISE = 0.03
+"""Part by which two measurements of the same differ."""
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 25
 

@@ -34,7 +34,8 @@ def problem() -> tuple[One, torch.Tensor, torch.Tensor]:
 def gradient(module: One, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Of the weight, by hand: d/dW mean((xW' + b - y)^2)."""
     with torch.no_grad():
-        return 2 * (module.fc(x) - y).t() @ x / y.numel()
+        found: torch.Tensor = 2 * (module.fc(x) - y).t() @ x / y.numel()
+    return found
 
 
 def test_the_fisher_information_is_that_of_gradients_by_hand() -> None:

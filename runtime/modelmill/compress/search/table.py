@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from modelmill.compress import timing
 from modelmill.compress.draft import Batch
 from modelmill.compress.search import sensitivity
 from modelmill.compress.search.cost import Cost, costs
@@ -24,9 +25,6 @@ class Entry:
     increase: float
     """Of the loss, predicted."""
 
-
-LEAST_SAVING = 0.03
-"""Of a layer's time: what is measured varies by about as much, and loss should not be paid for noise."""
 
 Table = Mapping[str, Mapping[str, Entry]]
 """By the name of the weight and of the kind; dense is in each."""
@@ -61,7 +59,7 @@ def _increase(sensitive: sensitivity.Sensitivity, name: str, dense: torch.Tensor
 
 def options(table: Table, *, objective: str) -> dict[str, list[Option]]:
     """For the knapsack: of each layer dense, and the kinds that cost clearly less than all with less increase."""
-    least = LEAST_SAVING if objective == "Latency" else 0.0
+    least = timing.NOISE if objective == "Latency" else 0.0
     found: dict[str, list[Option]] = {}
     for name, own in table.items():
         kept: list[Option] = []
