@@ -34,7 +34,6 @@ def run(step: Search, draft: Draft, context: Context) -> None:
     Raises CompressionError where no kind costs less than dense, and where no candidate holds the budget."""
     names = names_of(draft.module)
     seen, unseen = split(context.material)
-    draft.module.requires_grad_(False)
     table = tabulate(draft.module, names, seen, context.recipe)
     told = left_out(table, objective=step.objective, device=device())
     points = [point for point in knapsack.front(options(table, objective=step.objective)) if _compresses(point)]

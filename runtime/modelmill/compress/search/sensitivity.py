@@ -48,6 +48,7 @@ def measure(module: nn.Module, names: Sequence[str], batches: Sequence[Batch], r
     """Of the weights of these names. The module is in evaluation, and left as it was but for `requires_grad` (off).
 
     Raises CompressionError where there are no rows, or gradients are not finite."""
+    module.requires_grad_(False)
     weights = {name: module.get_parameter(name).requires_grad_(True) for name in names}
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     rounding = dict.fromkeys(names, 0.0)

@@ -53,26 +53,25 @@ class Trials:
         return Trial(module=loaded, bytes=size, quality=self._quality(loaded))
 
     def _quality(self, module: nn.Module) -> Quality:
-        loss = right = right_dense = same = wrong = whole = 0.0
-        for (inputs, targets), dense in zip(self._batches, self._outputs, strict=True):
-            outputs = _outputs(module, inputs)
-            loss += float(self._recipe.loss(outputs, targets)) * len(inputs)
-            if self._answers == "Classes":
-                found, wanted = outputs.argmax(dim=1), dense.argmax(dim=1)
-                right += int((found == targets.flatten()).sum())
-                right_dense += int((wanted == targets.flatten()).sum())
-                same += int((found == wanted).sum())
-            else:
-                wrong += float((outputs - dense).square().sum(dtype=torch.float64))
-                whole += float(dense.square().sum(dtype=torch.float64))
+        outputs = [_outputs(module, inputs) for inputs, _ in self._batches]
+        losses = [
+            float(self._recipe.loss(one, targets)) * len(targets)
+            for one, (_, targets) in zip(outputs, self._batches, strict=True)
+        ]
+        loss = sum(losses) / self.rows
         if self._answers == "Values":
-            return Quality(loss=loss / self.rows, drop=(wrong / whole) ** 0.5 if whole else float(wrong > 0))
-        return Quality(
-            loss=loss / self.rows,
-            drop=(right_dense - right) / self.rows,
-            accuracy=right / self.rows,
-            agreement=same / self.rows,
-        )
+            return Quality(loss=loss, drop=_relative_error(outputs, self._outputs))
+        targets = torch.cat([targets.flatten() for _, targets in self._batches])
+        found, wanted = (torch.cat([one.argmax(dim=1) for one in parts]) for parts in (outputs, self._outputs))
+        right, before, same = (int(equal.sum()) for equal in (found == targets, wanted == targets, found == wanted))
+        # A difference of counts: one of shares would be rounded, and may miss a bound that it meets.
+        return Quality(loss=loss, drop=(before - right) / self.rows, accuracy=right / self.rows, agreement=same / self.rows)
+
+
+def _relative_error(outputs: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
+    wrong = sum(float((one - other).double().square().sum()) for one, other in zip(outputs, wanted, strict=True))
+    whole = sum(float(other.double().square().sum()) for other in wanted)
+    return (wrong / whole) ** 0.5 if whole else float(wrong > 0)
 
 
 def _outputs(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
