@@ -23,7 +23,7 @@ FLAGS = (
     # No product and sum become one operation unless the source says so: every instruction set gives the same bits.
     # Sums stay in the order of the source: other orders need more registers than there are.
     *("-ffp-contract=off", "-fno-tree-reassoc", "-pthread"),
-    *("-Wall", "-Wextra", "-Werror", "-Wl,--strip-all"),
+    *("-Wall", "-Wextra", "-Werror", "-Wl,--strip-debug"),
 )
 
 

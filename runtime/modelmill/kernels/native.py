@@ -31,6 +31,8 @@ class Chosen:
         self.module, self.number, self.isa, self.reason = module, number, isa, reason
         self.linear: Callable[..., None] = module.linear if module else _missing
         self.conv: Callable[..., None] = module.conv if module else _missing
+        self.run: Callable[..., None] = getattr(module, "run", _missing)
+        self.runs: Callable[..., None] = getattr(module, "runs", _missing)
 
 
 def _missing(*_: float) -> None:

@@ -6,8 +6,18 @@ struct Step {
     float scale, inverse;  // inverse 0: every value becomes 0
 };
 
-// `fixed` is the calibrated scale, or 0 for largest / 127. A scale of NaN where a value is not finite, so that the outputs
-// are NaN too. The formulas are those of modelmill/kernels/reference.py, operation by operation.
+// `most` is the largest absolute value as bits, `fixed` the calibrated scale, or 0 for largest / 127. A scale of NaN where a
+// value is not finite, so that the outputs are NaN too. The formulas are those of modelmill/kernels/reference.py, operation by
+// operation.
+inline Step step_for(int32_t most, float fixed) {
+    if (most >= 0x7f800000) return {__builtin_nanf(""), 0};
+    if (fixed > 0) return {fixed, 1 / fixed};
+    float largest;
+    std::memcpy(&largest, &most, sizeof largest);
+    if (largest < SMALLEST) return {0, 0};
+    return {largest / LARGEST, LARGEST / largest};
+}
+
 inline Step step_of(const float* values, int64_t count, float fixed) {
     const auto* bits = reinterpret_cast<const Bits*>(values);
     int32_t most = 0;
@@ -15,12 +25,7 @@ inline Step step_of(const float* values, int64_t count, float fixed) {
         const int32_t size = bits[i] & 0x7fffffff;  // in the order of the absolute values, NaN above infinity
         most = most > size ? most : size;
     }
-    if (most >= 0x7f800000) return {__builtin_nanf(""), 0};
-    if (fixed > 0) return {fixed, 1 / fixed};
-    float largest;
-    std::memcpy(&largest, &most, sizeof largest);
-    if (largest < SMALLEST) return {0, 0};
-    return {largest / LARGEST, LARGEST / largest};
+    return step_for(most, fixed);
 }
 
 // Whether no value is below 0, as after ReLU.

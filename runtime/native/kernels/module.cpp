@@ -15,11 +15,13 @@ namespace {
 
 using Linear = void (*)(const Weight&, const float*, int64_t, float, int, const Finish&);
 using Conv = void (*)(const Weight&, const Image&, const float*, float, int, const Finish&);
+using Run = void (*)(const Program&, int);
 struct Set {
     const char* name;
     bool (*here)();
     Linear linear;
     Conv conv;
+    Run run;
 };
 
 bool always() { return true; }
@@ -32,12 +34,12 @@ bool has_vnni() {
 #endif
 
 // Worst first; a processor that has one has those before it.
-const Set sets[] = {{"portable", always, portable::linear, portable::conv},
+const Set sets[] = {{"portable", always, portable::linear, portable::conv, portable::run},
 #ifdef MODELMILL_EMULATE
-                    {"avx512vnni", has_avx2, vnni::linear, vnni::conv}};
+                    {"avx512vnni", has_avx2, vnni::linear, vnni::conv, vnni::run}};
 #else
-                    {"avx2", has_avx2, avx2::linear, avx2::conv},
-                    {"avx512vnni", has_vnni, vnni::linear, vnni::conv}};
+                    {"avx2", has_avx2, avx2::linear, avx2::conv, avx2::run},
+                    {"avx512vnni", has_vnni, vnni::linear, vnni::conv, vnni::run}};
 #endif
 constexpr int64_t SETS = sizeof(sets) / sizeof(*sets);
 
@@ -88,6 +90,67 @@ Weight weight_of(Arguments& arguments) {
     weight.inputs = arguments.whole();
     weight.groups = static_cast<int>(arguments.whole());
     return weight;
+}
+
+// What Python wrote into an array, one number after the other.
+class Numbers {
+public:
+    explicit Numbers(const int64_t* at) : at_(at) {}
+    int64_t whole() { return *at_++; }
+    template <typename Pointed>
+    Pointed* pointer() {
+        return reinterpret_cast<Pointed*>(static_cast<uintptr_t>(whole()));
+    }
+    float number() {
+        double value;
+        std::memcpy(&value, at_++, sizeof value);
+        return static_cast<float>(value);
+    }
+
+private:
+    const int64_t* at_;
+};
+
+Value value_of(Numbers& numbers) {
+    Value value{};
+    for (int64_t* field : {&value.channels, &value.height, &value.width, &value.border, &value.whole_border, &value.floats_at,
+                           &value.whole_at, &value.given, &value.taken})
+        *field = numbers.whole();
+    value.fixed = numbers.number();
+    return value;
+}
+
+Op op_of(Numbers& numbers) {
+    Op op{};
+    op.weight.codes = numbers.pointer<const uint8_t>();
+    op.weight.scale = numbers.pointer<const float>();
+    op.weight.levels = numbers.pointer<const int8_t>();
+    op.weight.bias = numbers.pointer<const float>();
+    op.weight.bits = static_cast<int>(numbers.whole());
+    op.weight.outputs = numbers.whole();
+    op.weight.inputs = numbers.whole();
+    op.weight.groups = 1;
+    op.dense = numbers.pointer<const float>();
+    op.runs = numbers.pointer<const uint8_t>();
+    op.order = numbers.pointer<const uint16_t>();
+    for (const int32_t** table : {&op.offsets, &op.from, &op.to, &op.added}) *table = numbers.pointer<const int32_t>();
+    for (int64_t* field : {&op.x, &op.residual, &op.out, &op.pixels, &op.steps}) *field = numbers.whole();
+    op.relu = numbers.whole() != 0;
+    return op;
+}
+
+Program program_of(Arguments& arguments, int64_t& threads) {
+    Program program{};
+    Numbers numbers(arguments.pointer<const int64_t>());
+    const int64_t values = arguments.whole(), ops = arguments.whole(), given = arguments.whole(), taken = arguments.whole();
+    for (int64_t* field : {&program.batch, &program.block, &program.area, &program.multiplications, &threads})
+        *field = arguments.whole();
+    for (int64_t i = 0; i < given; ++i) program.given.push_back(arguments.pointer<const float>());
+    for (int64_t i = 0; i < taken; ++i) program.taken.push_back(arguments.pointer<float>());
+    if (!arguments.good()) return program;
+    for (int64_t i = 0; i < values; ++i) program.values.push_back(value_of(numbers));
+    for (int64_t i = 0; i < ops; ++i) program.ops.push_back(op_of(numbers));
+    return program;
 }
 
 const Set* set_of(Arguments& arguments) {
@@ -146,6 +209,27 @@ PyObject* conv(PyObject*, PyObject* const* values, Py_ssize_t count) {
     return answer([&] { set->conv(weight, image, x, fixed, threads, finish); });
 }
 
+PyObject* run(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments arguments(values, count);
+    const Set* set = set_of(arguments);
+    if (!set) return nullptr;
+    int64_t threads = 1;
+    const Program program = program_of(arguments, threads);
+    if (!arguments.good()) return nullptr;
+    return answer([&] { set->run(program, static_cast<int>(threads)); });
+}
+
+// They are the same for every set.
+PyObject* runs(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments arguments(values, count);
+    const Weight weight = weight_of(arguments);
+    const int64_t steps = arguments.whole();
+    auto* lengths = arguments.pointer<uint8_t>();
+    auto* order = arguments.pointer<uint16_t>();
+    if (!arguments.good()) return nullptr;
+    return answer([&] { portable::runs_of(weight, steps, lengths, order); });
+}
+
 // The names of the sets that this processor has, worst first; a set's place is its number.
 PyObject* names(PyObject*, PyObject*) {
     PyObject* list = PyList_New(0);
@@ -165,6 +249,8 @@ constexpr PyCFunction method(Function function) {
 
 PyMethodDef methods[] = {{"linear", method(linear), METH_FASTCALL, nullptr},
                          {"conv", method(conv), METH_FASTCALL, nullptr},
+                         {"run", method(run), METH_FASTCALL, nullptr},
+                         {"runs", method(runs), METH_FASTCALL, nullptr},
                          {"names", names, METH_NOARGS, nullptr},
                          {}};
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};

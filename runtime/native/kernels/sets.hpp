@@ -4,6 +4,7 @@
 #pragma once
 
 #include "image.hpp"
+#include "program.hpp"
 #include "weight.hpp"
 #include "work.hpp"
 
@@ -31,6 +32,8 @@ namespace portable {
 #include "engine.hpp"
 #include "linear.hpp"
 #include "conv.hpp"
+#include "portable_program.hpp"
+#include "run.hpp"
 }  // namespace portable
 
 #ifdef MODELMILL_EMULATE
@@ -41,6 +44,9 @@ namespace vnni {
 #include "engine.hpp"
 #include "linear.hpp"
 #include "conv.hpp"
+#include "vnni_program.hpp"
+#include "avx2_finish.hpp"
+#include "run.hpp"
 }  // namespace vnni
 #else
 #pragma GCC push_options
@@ -53,6 +59,9 @@ namespace avx2 {
 #include "engine.hpp"
 #include "linear.hpp"
 #include "conv.hpp"
+#include "avx2_program.hpp"
+#include "avx2_finish.hpp"
+#include "run.hpp"
 }  // namespace avx2
 #pragma GCC pop_options
 
@@ -60,12 +69,16 @@ namespace avx2 {
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 namespace vnni {
 using V512 = __m512i;
+using V512F = __m512;
 #include "vnni.hpp"
 #include "avx2_activations.hpp"
 #include "activations.hpp"
 #include "engine.hpp"
 #include "linear.hpp"
 #include "conv.hpp"
+#include "vnni_program.hpp"
+#include "avx2_finish.hpp"
+#include "run.hpp"
 }  // namespace vnni
 #pragma GCC pop_options
 #endif

@@ -15,6 +15,10 @@ import pytest
 import torch
 
 from modelmill.kernels import coded_conv2d, coded_linear, native, status
+from modelmill.kernels.conv import Geometry
+from modelmill.kernels.operations import Dense, Operation
+from modelmill.kernels.program import Program
+from modelmill.kernels.weight import Coded
 from tests.compression.kernels.made import TABLES, module, running, weight
 
 SOURCES = Path(__file__).parents[3] / "runtime" / "native" / "kernels"
@@ -131,3 +135,25 @@ def test_avx512_vnni_convolves_the_same_bits_as_plain_c(emulated: ModuleType, bi
             emulated, coded_conv2d, x, *made, bits=bits, outputs=20, kernel=(3, 3), stride=(1, 2), padding=(1, 1)
         )
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_avx512_vnni_runs_programs_as_plain_c_does(emulated: ModuleType, bits: int) -> None:
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    first = Coded(*weight(bits, 20, 36, table="any"), bits, 20, 36)
+    last = Dense.of(torch.randn(9, 20, 3, 3), torch.randn(9))
+    operations = (
+        Operation(weight=first, geometry=geometry, x=0),
+        Operation(weight=last, geometry=geometry, x=1),
+    )
+
+    def answers() -> tuple[torch.Tensor, ...]:
+        return Program(operations=operations, inputs=1, outputs=(1, 2)).run(torch.rand(2, 3, 7, 6, generator=seeded()))
+
+    (coded, dense), (same, close) = both(emulated, answers)
+    assert torch.equal(coded, same)
+    torch.testing.assert_close(dense, close, rtol=1e-4, atol=1e-4)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -4,6 +4,7 @@ Not here: convolutions of small images (test_small_images), the batch size (test
 (`python -m benchmarks.optimize`).
 """
 
+import copy
 import gc
 import threading
 import time
@@ -54,7 +55,7 @@ def test_images_of_another_size_are_right() -> None:
 def test_notes_say_what_was_done() -> None:
     module = NETS["a residual block with a convolution on its shortcut"]().eval()
     text = done(optimize(module, example=(IMAGES,)))
-    assert text == "3 batch norms folded into convolutions, 3 convolutions channels-last"
+    assert text == "3 batch norms folded into convolutions, 3 convolutions channels-last, 3 convolutions in programs"
 
 
 def test_the_given_module_is_not_touched() -> None:
@@ -200,6 +201,76 @@ def test_batch_norms_are_folded_into_the_scales_of_compressed_convolutions() -> 
     x = torch.randn(5, CHANNELS, SIZE, SIZE)
     with torch.inference_mode():
         assert_same(optimized.module(x), module(x))
+
+
+class Recurring(nn.Module):
+    """A forward that is another one at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.calls = conv(), conv(), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        y: torch.Tensor = self.two(self.one(x).relu()) * self.calls
+        return y
+
+
+def test_a_forward_that_changes_its_module_runs_each_time() -> None:
+    optimized = optimize(Recurring().eval(), example=(IMAGES,))
+    assert "programs" not in done(optimized)
+
+
+def test_a_forward_that_makes_tensors_runs_each_time() -> None:
+    module = Net(lambda net, x: net.two(net.one(x).relu()) + torch.zeros(1), one=conv(), two=conv()).eval()
+    assert "programs" not in done(optimize(module, example=(IMAGES,)))
+
+
+def test_convolutions_around_another_layer_are_in_programs_of_their_own() -> None:
+    layers = {name: conv() for name in ("a", "b", "c", "d")}
+
+    def forward(net: Any, x: torch.Tensor) -> Any:
+        y = net.b(net.a(x).relu()).relu()
+        z = net.d(net.c(torch.sigmoid(y)).relu()) + y
+        return z * y
+
+    module = Net(forward, **layers).eval()
+    optimized = optimize(module, example=(IMAGES,))
+    assert "4 convolutions in programs" in done(optimized)
+    assert [type(part).__name__ for part in optimized.module.children()] == ["ConvProgram", "ConvProgram"]
+    for rows in (1, 4):
+        x = torch.randn(rows, CHANNELS, SIZE, SIZE)
+        with torch.inference_mode():
+            assert_same(optimized.module(x), module(x))
+
+
+def test_a_value_that_others_read_comes_out_of_a_program() -> None:
+    module = Net(lambda net, x: (y := net.a(x).relu(), net.b(y)), a=conv(), b=conv()).eval()
+    optimized = optimize(module, example=(IMAGES,))
+    assert "2 convolutions in programs" in done(optimized)
+    x = torch.randn(3, CHANNELS, SIZE, SIZE)
+    with torch.inference_mode():
+        assert_same(optimized.module(x), module(x))
+
+
+def test_a_residual_of_fewer_rows_is_added_as_torch_adds_it() -> None:
+    module = Net(lambda net, x: net.b(net.a(x).relu()) + x[:1], a=conv(), b=conv()).eval()
+    optimized = optimize(module, example=(IMAGES,))
+    x = torch.randn(3, CHANNELS, SIZE, SIZE)
+    with torch.inference_mode():
+        assert_same(optimized.module(x), module(x))
+
+
+def test_a_copy_of_an_optimized_module_has_a_program_of_its_own() -> None:
+    module = NETS["a residual block"]().eval()
+    optimized = optimize(module, example=(IMAGES,)).module
+    x = torch.randn(3, CHANNELS, SIZE, SIZE)
+    with torch.inference_mode():
+        expected = optimized(x)
+        copied = copy.deepcopy(optimized)
+        for parameter in optimized.parameters():
+            parameter.fill_(0)
+        assert_same(copied(x), expected)
 
 
 def unfaithful(net: Any, x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,8 @@ from modelmill.compress.codecs.shape import shape_of
 from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.compress.weight import CompressedWeight, Geometry, Take
-from modelmill.kernels import coded_conv2d, coded_linear, gpu, tiles
+from modelmill.kernels import coded_conv2d, coded_linear, gpu, program, tiles
+from modelmill.kernels.weight import Coded
 
 NAME = "codes"
 
@@ -186,6 +187,13 @@ class CodedWeight(CompressedWeight):
         if not self._has_kernel(x, geometry):
             return super().rectified_conv2d(x, bias, geometry, residual)
         return self._conv2d(x, bias, geometry, residual=residual, relu=True)
+
+    def operand(self, bias: torch.Tensor | None) -> Coded | None:
+        """What programs of convolutions take (`kernels.program`); None where they cannot."""
+        if not self.tiled or len(self.shape) != 4:
+            return None
+        coded = Coded(*self._parts(), bias, self.bits, self.shape[0], _padded_inputs(self.shape))
+        return coded if program.takes(coded) else None
 
     def _has_kernel(self, x: torch.Tensor, geometry: Geometry) -> bool:
         return self.tiled and not x.is_cuda and x.dim() == 4 and not isinstance(geometry.padding, str)

@@ -10,8 +10,8 @@ from torch import nn
 
 from modelmill.serve.optimize import convolutions
 from modelmill.serve.optimize.compare import cpu_seconds, differing, inputs_like
-from modelmill.serve.optimize.fused import fuse
 from modelmill.serve.optimize.pairs import CONVOLUTIONS, pairs
+from modelmill.serve.optimize.rewrite import forget, rewrite
 from modelmill.serve.optimize.small import image_sizes, narrow
 from modelmill.serve.optimize.tensors import Inputs, clone, let_go, tensors_of
 
@@ -20,9 +20,9 @@ MAX_REASON_CHARACTERS = 300
 TOO_SLOW, TOO_LATE = 1.1, 0.005
 """Times the untouched module's time, and seconds on top: both are measured once only."""
 PLANS = ((True, True, True), (True, True, False), (True, False, False), (False, False, False))
-"""Channels-last, small images and fused compressed convolutions, besides folding; the first that is right and not slower is
-served. A module may read the weight of a convolution, or view an activation in another shape, which channels-last does not
-allow."""
+"""Channels-last, small images, and the forward written anew (programs and fused convolutions), besides folding; the first that
+is right and not slower is served. A module may read the weight of a convolution, or view an activation in another shape, which
+channels-last does not allow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,21 +58,23 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
     found = pairs(probe, inputs=len(example))
     unseen = tuple(f"batch norms in {path or 'the model'} stay: {reason}" for path, reason in found.unseen.items())
     rejected: dict[str, str] = {}
-    for turned, narrowed, fused in PLANS:
+    for turned, narrowed, rewritten in PLANS:
         candidate: nn.Module = clone(module)
         done = {"batch norms folded into convolutions": convolutions.fold(candidate, found.found)}
         if turned:
             done["convolutions channels-last"] = convolutions.turn(candidate)
         if narrowed:
             done["convolutions of small images as products"] = narrow(candidate, sizes)
-        if fused:
-            candidate, done["compressed convolutions fused with what follows"] = fuse(candidate, inputs=len(example))
+        if rewritten:
+            candidate, counts = rewrite(candidate, inputs=len(example))
+            done |= counts
         text = ", ".join(f"{count} {what}" for what, count in done.items() if count)
         if not text or text in rejected:
             continue
         objection = _objection(candidate, module, example)
         if objection is None:
             let_go(candidate)
+            forget(candidate)
             return Optimized(module=candidate, notes=(text, *_told(rejected), *unseen))
         rejected[text] = objection
     return Optimized(module=module, notes=("the model runs as it is", *_told(rejected), *unseen))
@@ -85,9 +87,9 @@ def _objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str 
         for inputs in tried:
             if difference := differing(candidate, module, inputs=inputs):
                 return f"it answers otherwise for {inputs[0].shape[0]} rows: {difference}"
+        ours, plain = (cpu_seconds(one, tried[0]) for one in (candidate, module))
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS]
-    ours, plain = (cpu_seconds(one, tried[0]) for one in (candidate, module))
     return f"it is slower: {ours * 1e3:.1f} ms instead of {plain * 1e3:.1f}" if ours > TOO_SLOW * plain + TOO_LATE else None
 
 
