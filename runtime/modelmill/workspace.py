@@ -1,7 +1,8 @@
 """Where a job keeps what its stages hand to each other, below the registry.
 
     <registry>/<namespace>/<model>/.jobs/<uid>/
-        checkpoints/<step>/   dense.safetensors   training.json   variants/<name>.safetensors   evaluation.json   published.json
+        checkpoints/<step>/   dense.safetensors   training.json   evaluation.json   published.json
+        variants/<name>.safetensors   variants/<name>.search.json   variants/<name>.search.png
 
 The uid makes a job's workspace its own, also when a job of the same name existed before.
 """
@@ -10,6 +11,8 @@ from modelmill.contract.jobfile import JobFile
 from modelmill.storage import join
 
 JOBS = ".jobs"
+REPORTS = ("search.json", "search.png")
+"""Ends of the names of files beside a variant's weights: what a search has found, and its picture."""
 
 
 def model_uri(job: JobFile) -> str:
@@ -41,6 +44,11 @@ def training_uri(job: JobFile) -> str:
 
 def variant_uri(job: JobFile, name: str) -> str:
     return join(workspace(job), "variants", f"{name}.safetensors")
+
+
+def report_uri(job: JobFile, name: str, end: str) -> str:
+    """What the compress stage leaves beside a variant; `end` is one of `REPORTS`."""
+    return join(workspace(job), "variants", f"{name}.{end}")
 
 
 def evaluation_uri(job: JobFile) -> str:

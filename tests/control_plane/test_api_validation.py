@@ -60,6 +60,13 @@ FULL_JOB = changed(
                     {"share": {"clusters": 16}},
                 ],
             },
+            {
+                "name": "found",
+                "steps": [
+                    {"prune": {"method": "Channels", "sparsity": "0.5"}},
+                    {"search": {"objective": "Size", "maxDrop": "0.01", "evaluations": 8}},
+                ],
+            },
         ],
         "spec.publish": {"channel": "stable", "keepVersions": 5},
         "spec.scheduling.queue": "team-a",
@@ -119,6 +126,11 @@ INVALID_JOBS: list[tuple[dict[str, Any], str]] = [
             ({"prune": {"method": "AdaGrad", "sparsity": "0.5"}}, "decides while training: set training"),
             ({"prune": {"method": "Channels", "sparsity": "0.5", "pattern": "16x1"}}, "remove pattern"),
             ({"prune": {"sparsity": "0.6", "pattern": "2:4"}}, "removes half of the weights"),
+            ({"search": {"objective": "Size"}}, "spec.compression.variants[0].steps[0].search.maxDrop: Required value"),
+            ({"search": {"maxDrop": "0.01", "objective": "Speed"}}, 'supported values: "Latency", "Size"'),
+            ({"search": {"maxDrop": "1.5"}}, "spec.compression.variants[0].steps[0].search.maxDrop"),
+            ({"search": {"maxDrop": "0.01", "evaluations": 0}}, "should be greater than or equal to 1"),
+            ({"search": {"maxDrop": "0.01"}, "quantize": {}}, "a compression step needs exactly one key"),
             ({"tune": {"epochs": "one"}}, "spec.compression.variants[0].steps[0].tune.epochs"),
         )
     ),

@@ -162,14 +162,24 @@ class LowRank(Record, frozen=True, kw_only=True):
     """Part of a weight's norm that may be lost. Layers that would not become smaller stay as they are."""
 
 
-STEPS = ("prune", "quantize", "share", "distill", "migrate", "lowRank", "tune")
+class Search(Record, frozen=True, kw_only=True):
+    max_drop: Fraction
+    """How much accuracy may be lost against the dense model, measured on rows of the training data that the search has not seen,
+    such as "0.01"; where the model gives no classes, the relative error of its outputs."""
+    objective: Literal["Latency", "Size"] = "Latency"
+    """What becomes as small as possible. Latency: the time of one row on this node. Size: the bytes of the file."""
+    evaluations: Annotated[int, Meta(ge=1, le=32)] = 6
+    """How many candidates are measured as whole models. Each halves what is left of the range."""
+
+
+STEPS = ("prune", "quantize", "share", "distill", "migrate", "lowRank", "tune", "search")
 
 
 class Step(Record, frozen=True, kw_only=True):
     RULES: ClassVar = (
         exactly_one(
             STEPS,
-            "a compression step needs exactly one key: prune, quantize, share, distill, migrate, lowRank or tune; "
+            "a compression step needs exactly one key: prune, quantize, share, distill, migrate, lowRank, tune or search; "
             "write two steps to do both",
         ),
     )
@@ -188,6 +198,8 @@ class Step(Record, frozen=True, kw_only=True):
     """Replace a layer by two thinner ones."""
     tune: Training | None = None
     """Train on."""
+    search: Search | None = None
+    """Choose for each layer how it is stored, within a budget of accuracy. The last step, in quantize's place."""
 
 
 class Variant(Record, frozen=True, kw_only=True):

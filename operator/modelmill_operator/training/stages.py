@@ -37,6 +37,8 @@ def compress(view: View) -> Outcome:
         elif outcome.done and result:
             for made in result.variants:
                 view.draft.entry("variants", made.name).update(bytes=made.bytes)
+            for told in result.details.get("warnings", ()):
+                view.emit("NotFaster", f"variant {variant.name}: {told}"[:900], warning=True)
         outcomes.append(outcome)
     if all(outcome.done for outcome in outcomes):
         view.draft.condition(

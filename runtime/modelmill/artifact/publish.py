@@ -107,7 +107,7 @@ def _commit(registry: Registry, job: JobFile, claim: Claim) -> Committed:
     figures = _figures(job)
     bundle, code_files = _publish_code(job, target)
     variants = [_publish_variant(job, name, target, figures) for name in dict.fromkeys(job.passed)]
-    files = [*code_files, *(file for _, file in variants)]
+    files = [*code_files, *(file for _, file in variants), *_publish_reports(job, target)]
     if storage.exists(workspace.evaluation_uri(job)):
         files.append(copy_file(workspace.evaluation_uri(job), target, path=EVALUATION))
     from modelmill.recipe.load import load_recipe, processes  # here, because it imports torch
@@ -158,6 +158,12 @@ def _publish_variant(job: JobFile, name: str, target: str, figures: Figures) -> 
         latency_millis=measured.latency_millis if measured else None,
     )
     return variant, file
+
+
+def _publish_reports(job: JobFile, target: str) -> list[File]:
+    """What the compress stage left beside the variants, such as the front of a search."""
+    beside = {f"{name}.{end}": workspace.report_uri(job, name, end) for name in job.passed for end in workspace.REPORTS}
+    return [copy_file(source, target, path=path) for path, source in beside.items() if storage.exists(source)]
 
 
 def upload_code(folder: Path, target: str) -> list[File]:

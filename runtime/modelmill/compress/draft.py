@@ -41,6 +41,8 @@ class Draft:
     """By the name of the weight: chosen by calibration; else each row has its own, found when it comes."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the log should know, such as what a step could not do."""
+    reports: dict[str, bytes] = field(default_factory=dict)
+    """Files to keep beside the variant's: the end of a name, such as search.json -> its bytes."""
 
 
 class Material(Protocol):

@@ -1,5 +1,6 @@
 """From a finished draft to what the file holds: the one place where values are rounded and zeros left out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,10 @@ class Compressed:
     sparsity: float = 0.0
     """Zeros among the values of the changed weights."""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What a step cannot bring on this machine, with numbers."""
+    reports: Mapping[str, bytes] = field(default_factory=dict)
+    """Files for whoever looks closer: the end of a name, such as search.json -> its bytes."""
 
 
 def encode(draft: Draft) -> Compressed:
@@ -50,7 +55,7 @@ def encode(draft: Draft) -> Compressed:
         weights.update(rounded)
     else:
         for name in changed:
-            weight = weights[name] = _weight(masked[name], draft.masks.get(name), draft.grids.get(name), name=name)
+            weight = weights[name] = encode_weight(masked[name], draft.masks.get(name), draft.grids.get(name), name=name)
             if isinstance(weight, CompressedWeight):
                 weight.activation_scale = draft.activation_scales.get(name)
     return Compressed(
@@ -60,10 +65,11 @@ def encode(draft: Draft) -> Compressed:
         kept={} if draft.rounded else select(draft.module).kept,
         sparsity=_sparsity([weights[name] for name in changed if masked[name].dim() > 1]),
         notes=tuple(draft.notes),
+        reports=dict(draft.reports),
     )
 
 
-def _weight(weight: torch.Tensor, mask: Mask | None, grid: Grid | None, *, name: str) -> Weight:
+def encode_weight(weight: torch.Tensor, mask: Mask | None, grid: Grid | None, *, name: str) -> Weight:
     """In the form that its mask and its grid ask for."""
     plain = isinstance(grid, Uniform) and grid.bits == 8 and grid.granularity == "Channel" and grid.symmetric
     int8 = grid if plain and isinstance(grid, Uniform) else None

@@ -46,7 +46,7 @@ class JobMaterial:
     @cached_property
     def _plain(self) -> Part:
         """The training rows without augmentation."""
-        assert self._data.train is not None, "open_parts has checked it"
         numbers = self._parts[0].numbers
+        assert self._data.train is not None, "open_parts has checked it"
         rows = open_rows(self._recipe, self._data.train, field="data.train", training=False)
         return Part(rows=rows, numbers=[number for number in numbers if number < count(rows)])

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -9,6 +10,7 @@ from modelmill.compress.draft import Context, Draft
 from modelmill.compress.encode import Compressed, encode
 from modelmill.compress.plan import check
 from modelmill.compress.steps import perform
+from modelmill.compress.worth import warnings
 from modelmill.contract.steps import Step
 
 
@@ -18,4 +20,8 @@ def compress(module: nn.Module, steps: Sequence[Step], context: Context | None =
     draft = Draft(module=copy.deepcopy(module).eval())
     for step in steps:
         perform(step, draft, context)
-    return encode(draft)
+    made = encode(draft)
+    if context is None:
+        return made
+    told = tuple(warnings(draft, made.weights, context.material))
+    return replace(made, notes=tuple(draft.notes), warnings=told)

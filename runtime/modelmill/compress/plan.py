@@ -2,14 +2,15 @@
 
 The order that works: migrate, then what changes shapes (lowRank, prune with Channels or Heads), then masks (prune),
 with training (tune, distill) anywhere up to here, then quantize, then share. Whatever is left out is left out.
+Search takes the place of masks, quantize and share.
 """
 
 from collections.abc import Sequence
 
 from modelmill.compress.errors import CompressionError
-from modelmill.contract.steps import Prune, Quantize, Step
+from modelmill.contract.steps import Prune, Quantize, Search, Step
 
-KINDS = ("prune", "quantize", "share", "distill", "migrate", "low_rank", "tune")
+KINDS = ("prune", "quantize", "share", "distill", "migrate", "low_rank", "tune", "search")
 ZEROLESS = ("Binary", "XNOR")
 """Grids without a zero: what pruning took would come back."""
 
@@ -37,6 +38,8 @@ def _objection(step: Step, before: Sequence[Step]) -> str | None:
     quantize = next((earlier.quantize for earlier in before if earlier.quantize), None)
     if "share" in kinds:
         return f"{kind} cannot follow share, whose values are final; put share last, and once"
+    if "search" in kinds:
+        return f"{kind} cannot follow search, which has chosen how every weight is stored; put search last, and once"
     if quantize is not None and kind != "share":
         return f"{kind} cannot follow quantize, whose codes are final; put quantize after everything but share, and once"
     if kind == "migrate" and before:
@@ -48,6 +51,8 @@ def _objection(step: Step, before: Sequence[Step]) -> str | None:
         return _prune(step.prune, masks)
     if step.quantize is not None:
         return _quantize(step.quantize, masks)
+    if step.search is not None:
+        return _search(step.search, masks)
     if step.share is not None and quantize is not None:
         return _share(quantize)
     if step.share is not None and any(mask.pattern != "Unstructured" for mask in masks):
@@ -86,6 +91,21 @@ def _quantize(step: Quantize, masks: Sequence[Prune]) -> str | None:
         return (
             f"quantize: after pruning by {patterned} the kept values are stored as int8 with a scale for each channel; "
             "use method Uniform with bits 8, granularity Channel and symmetric true"
+        )
+    return None
+
+
+def _search(step: Search, masks: Sequence[Prune]) -> str | None:
+    if step.objective not in ("Latency", "Size"):
+        return f"search.objective: {step.objective!r} is not known; use Latency or Size"
+    if not 0 <= step.max_drop <= 1:
+        return f"search.maxDrop: {step.max_drop} must be a number from 0 to 1"
+    if step.evaluations < 1:
+        return f"search.evaluations: {step.evaluations} must be 1 or more"
+    if masks:
+        return (
+            f"search cannot follow prune with {masks[-1].method}: it chooses zeros for each layer itself, and a weight has one "
+            "pattern; remove the prune step, or use quantize instead of search"
         )
     return None
 

@@ -1,7 +1,7 @@
 """The compress stage: makes one variant from the trained weights and leaves it in the job's workspace.
 
 The log names every weight that was compressed and every one that stayed dense, with the reason; the result carries
-the numbers. Running it again writes the same bytes again.
+the numbers. Running it again writes the same bytes again, but for a search by latency, which measures again.
 """
 
 import logging
@@ -23,6 +23,7 @@ from modelmill.recipe.load import load_recipe
 
 log = logging.getLogger(__name__)
 NAMES_IN_RESULT = 20
+WARNINGS_IN_RESULT = 2
 
 
 def run(job: JobFile) -> StageResult:
@@ -43,6 +44,8 @@ def run(job: JobFile) -> StageResult:
         target = Path(folder) / f"{variant.name}.safetensors"
         size = write_weights(target, made.weights, structure=made.structure)
         storage.upload(target, workspace.variant_uri(job, variant.name))
+        for end, data in made.reports.items():
+            storage.write_bytes(workspace.report_uri(job, variant.name, end), data)
         return _result(variant, made, size=size, dense_size=dense.stat().st_size)
 
 
@@ -62,6 +65,8 @@ def _result(variant: Variant, made: Compressed, *, size: int, dense_size: int) -
         log.info("%s: %s", name, told(made.weights[name]))
     for note in made.notes:
         log.info(note)
+    for warning in made.warnings:
+        log.warning(warning)
     for name, reason in made.kept.items():
         log.info("%s: stays dense, because %s", name, reason)
     ratio = size / max(1, dense_size)
@@ -81,5 +86,6 @@ def _result(variant: Variant, made: Compressed, *, size: int, dense_size: int) -
             "compressed": len(made.changed),
             "keptDense": len(made.kept),
             "compressedWeights": list(made.changed[:NAMES_IN_RESULT]),
+            **({"warnings": list(made.warnings[:WARNINGS_IN_RESULT])} if made.warnings else {}),
         },
     )

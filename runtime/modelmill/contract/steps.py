@@ -69,6 +69,13 @@ class LowRank:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    max_drop: float
+    objective: str = "Latency"
+    evaluations: int = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One compression step: exactly one of the fields is set."""
 
@@ -79,3 +86,4 @@ class Step:
     migrate: Migrate | None = None
     low_rank: LowRank | None = None
     tune: Training | None = None
+    search: Search | None = None

@@ -80,6 +80,18 @@ def test_a_version_holds_all_that_is_known(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_search_has_found_is_published_beside_its_variant(tmp_path: Path) -> None:
+    job = job_in(tmp_path)
+    for end in ("search.json", "search.png"):
+        storage.write_bytes(workspace.report_uri(job, "int8", end), end.encode())
+    result = publish.run(job)
+    assert result.published is not None, result.message
+    registry = registry_of(job)
+    manifest = registry.read_manifest("digits", 1, digest=result.published.digest).manifest
+    assert {"int8.search.json", "int8.search.png"} < {file.path for file in manifest.files}
+    assert storage.read_bytes(storage.join(registry.version_url("digits", 1), "int8.search.png")) == b"search.png"
+
+
 def test_only_what_passed_is_published_and_the_workspace_keeps_the_figures(tmp_path: Path) -> None:
     job = replace(job_in(tmp_path), passed=("int8",))
     result = publish.run(job)

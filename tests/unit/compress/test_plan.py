@@ -6,7 +6,7 @@ import pytest
 
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.plan import check
-from modelmill.contract.steps import Distill, LowRank, Migrate, Prune, Quantize, Share, Step, Training
+from modelmill.contract.steps import Distill, LowRank, Migrate, Prune, Quantize, Search, Share, Step, Training
 
 INT8 = Step(quantize=Quantize())
 
@@ -26,6 +26,7 @@ DISTILL, LOW_RANK, MIGRATE, SHARE = (
     Step(migrate=Migrate()),
     Step(share=Share()),
 )
+SEARCH = Step(search=Search(max_drop=0.01))
 TERNARY, BINARY = (Step(quantize=Quantize(method=method)) for method in ("Ternary", "Binary"))
 
 
@@ -39,6 +40,8 @@ TERNARY, BINARY = (Step(quantize=Quantize(method=method)) for method in ("Ternar
         (patterned("16x1"), DISTILL, INT8),
         (pruned(0.1), TERNARY),
         (pruned(0.1), SHARE),
+        (SEARCH,),
+        (MIGRATE, LOW_RANK, CHANNELS, DISTILL, Step(tune=Training()), SEARCH),
     ],
 )
 def test_steps_that_compose_are_let_through(steps: tuple[Step, ...]) -> None:
@@ -71,6 +74,14 @@ def test_steps_that_compose_are_let_through(steps: tuple[Step, ...]) -> None:
         ((patterned("2:4"), SHARE), r"share cannot follow pruning by 2:4"),
         ((patterned("2:4"), patterned("16x1")), r"prune.pattern: 16x1 cannot follow 2:4"),
         ((TERNARY, SHARE), r"share cannot follow quantize with Ternary"),
+        ((SEARCH, INT8), r"steps\[1\]: quantize cannot follow search, which has chosen"),
+        ((SEARCH, SHARE), r"steps\[1\]: share cannot follow search"),
+        ((INT8, SEARCH), r"steps\[1\]: search cannot follow quantize, whose codes are final"),
+        ((patterned("16x1"), SEARCH), r"search cannot follow prune with Magnitude: it chooses zeros for each layer itself"),
+        ((Step(search=Search(max_drop=-0.1)),), r"search.maxDrop: -0.1 must be a number from 0 to 1"),
+        ((Step(search=Search(max_drop=math.nan)),), r"search.maxDrop: nan"),
+        ((Step(search=Search(max_drop=0.1, objective="Speed")),), r"search.objective: 'Speed' is not known; use Latency or Size"),
+        ((Step(search=Search(max_drop=0.1, evaluations=0)),), r"search.evaluations: 0 must be 1 or more"),
     ],
 )
 def test_steps_that_cannot_be_done_are_refused_with_their_place(steps: tuple[Step, ...], told: str) -> None:

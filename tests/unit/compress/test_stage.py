@@ -1,5 +1,6 @@
 """The compress stage: one variant, from the workspace to the workspace."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import torch
 from modelmill import storage, workspace
 from modelmill.compress import stage
 from modelmill.compress.errors import CompressionError
-from modelmill.contract.jobfile import Variant
-from modelmill.contract.steps import Prune, Quantize, Step
+from modelmill.contract.jobfile import Data, Variant
+from modelmill.contract.steps import Prune, Quantize, Search, Step
 from modelmill.storage import NotFound
-from tests.unit.evaluate.helpers import DENSE, INT8, job, weights
+from tests.unit.evaluate.helpers import DENSE, INT8, job, weights, write_data
 
 
 def test_a_variant_is_written_and_every_number_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -40,6 +41,26 @@ def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
     first = storage.read_bytes(workspace.variant_uri(asked, "int8"))
     stage.run(asked)
     assert storage.read_bytes(workspace.variant_uri(asked, "int8")) == first
+
+
+def test_a_search_leaves_its_front_beside_the_variant(tmp_path: Path) -> None:
+    steps = (Step(search=Search(objective="Size", max_drop=0.1)),)
+    data = Data(train=write_data(tmp_path / "train.json", rows=90), test=write_data(tmp_path / "test.json"))
+    trained = weights() | {"fc.weight": weights()["fc.weight"] + 0.01 * torch.randn(3, 16, generator=torch.manual_seed(0))}
+    asked = job(tmp_path, stage="compress", variants=(Variant(name="found", steps=steps),), data=data, trained=trained)
+    result = stage.run(asked)
+    assert result.variants[0].bytes == storage.size(workspace.variant_uri(asked, "found"))
+    told = json.loads(storage.read_bytes(workspace.report_uri(asked, "found", "search.json")))
+    assert told["choice"].keys() == {"fc.weight"}
+    assert storage.read_bytes(workspace.report_uri(asked, "found", "search.png")).startswith(b"\x89PNG")
+
+
+def test_a_method_that_is_not_faster_here_is_told_in_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = Data(train=write_data(tmp_path / "train.json"), test=write_data(tmp_path / "test.json"))
+    steps = (Step(prune=Prune(sparsity=0.5)),)
+    result = stage.run(job(tmp_path, stage="compress", variants=(Variant(name="sparse", steps=steps),), data=data))
+    assert "times dense's time" in result.details["warnings"][0]
+    assert result.details["warnings"][0] in caplog.text
 
 
 def test_the_variant_without_steps_is_the_trained_model(tmp_path: Path) -> None:

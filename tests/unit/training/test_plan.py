@@ -1,6 +1,7 @@
 """What a TrainingJob needs next, played through in memory. The real API server and real pods are elsewhere."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from modelmill.contract import names, report
 from modelmill.contract.jobfile import JobFile
 from modelmill.contract.result import StageResult, VariantResult
+from modelmill.contract.steps import Search, Step
 from modelmill_operator.actions import Object
 from modelmill_operator.training.plan import plan
 from tests.unit.world import Crash, World, default_results, job_files
@@ -256,6 +258,25 @@ def test_a_variant_that_cannot_be_made_is_reported_and_the_others_are_published(
     assert "PlanRefused" in failed["reason"]
     publish = next(file for file in job_files(world) if file.stage == "publish")
     assert publish.passed == ("dense",)
+
+
+def test_a_method_that_makes_nothing_faster_on_the_node_is_told_once_as_an_event() -> None:
+    told = "prune Unstructured: 0.50 of the weights are zeros; ... take 2.98 times dense's time"
+
+    def warn(file: JobFile) -> StageResult:
+        result = default_results(file)
+        return replace(result, details={"warnings": [told]}) if file.stage == "compress" else result
+
+    world = run(World(job(), plan, results=warn))
+    found = [event for event in world.events if event.reason == "NotFaster"]
+    assert [(event.type, event.message) for event in found] == [("Warning", f"variant int8: {told}")]
+
+
+def test_a_search_reaches_the_compress_stage_with_numbers() -> None:
+    variant = {"name": "int8", "steps": [{"search": {"objective": "Size", "maxDrop": "0.01"}}]}
+    world = run(World(job(compression={"variants": [variant]}), plan))
+    (file,) = (file for file in job_files(world) if file.stage == "compress")
+    assert file.variants[0].steps == (Step(search=Search(objective="Size", max_drop=0.01, evaluations=6)),)
 
 
 def test_a_job_of_another_manager_is_left_alone() -> None:

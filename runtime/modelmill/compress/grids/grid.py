@@ -4,6 +4,7 @@ A grid is a frozen dataclass that refuses wrong settings when it is made. Its er
 arithmetic; float32 adds a few parts in 2^22.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Literal, Protocol, get_args
 
@@ -52,6 +53,11 @@ def grouped(weight: torch.Tensor, *, granularity: Granularity, group_size: int, 
             "use a divisor, or granularity Channel"
         )
     return rows.reshape(rows.shape[0], -1, group_size)
+
+
+def groups_fit(group_size: int, shape: tuple[int, ...]) -> bool:
+    """Whether groups of a weight [N, ...] are whole, and end where a kernel's four channels do."""
+    return math.prod(shape[1:]) % group_size == 0 and (len(shape) == 2 or shape[1] % 4 == 0)
 
 
 def finite(weight: torch.Tensor, *, name: str) -> torch.Tensor:

@@ -4,7 +4,7 @@ Steps that need data raise CompressionError where there is no context.
 """
 
 from modelmill.compress.draft import Context, Draft
-from modelmill.compress.steps import distill, low_rank, migrate, prune, quantize, share, tune
+from modelmill.compress.steps import distill, low_rank, migrate, prune, quantize, search, share, tune
 from modelmill.compress.steps.training import needed
 from modelmill.contract.steps import Step
 
@@ -25,3 +25,5 @@ def perform(step: Step, draft: Draft, context: Context | None) -> None:
         low_rank.run(step.low_rank, draft)
     elif step.tune is not None:
         tune.run(step.tune, draft, needed(context, "tune"))
+    elif step.search is not None:
+        search.run(step.search, draft, needed(context, "search"))

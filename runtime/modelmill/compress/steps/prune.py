@@ -34,7 +34,6 @@ def run(step: Prune, draft: Draft, context: Context | None) -> None:
     for name, kept in found.items():
         earlier = draft.masks.get(name)
         draft.masks[name] = Mask(kept=kept & earlier.kept if earlier else kept, pattern=_pattern(step))
-    _note(step, draft)
     if step.training is not None and step.method not in ("LearnedMask", "AdaGrad"):
         train(step.training, draft, needed(context, "prune.training"), label="prune")
 
@@ -123,12 +122,3 @@ def _schedule(step: Prune, total: int) -> Schedule:
     if step.schedule == "Constant":
         return Constant(target=target)
     return Linear(target=target, end=end) if step.schedule == "Linear" else Cubic(target=target, end=end)
-
-
-def _note(step: Prune, draft: Draft) -> None:
-    if step.pattern == "Unstructured":
-        sparsity = masks.sparsity_of({name: mask.kept for name, mask in draft.masks.items()})
-        draft.notes.append(
-            f"unstructured zeros ({sparsity:.2f}) make the file smaller from about 0.3 on, and no forward pass faster: "
-            "for speed use pattern 16x1, or method Channels"
-        )

@@ -1,7 +1,5 @@
 """Quantization: a grid for every weight that has a compressed form, trained into place where that is wanted."""
 
-import math
-
 import torch
 from torch import nn
 
@@ -13,7 +11,7 @@ from modelmill.compress.grids.binary import Binary
 from modelmill.compress.grids.clipping import MSE, Clipping, MinMax, Percentile
 from modelmill.compress.grids.dynamic_range import DynamicRange
 from modelmill.compress.grids.fixed_point import FixedPoint
-from modelmill.compress.grids.grid import Granularity, Grid
+from modelmill.compress.grids.grid import Granularity, Grid, groups_fit
 from modelmill.compress.grids.kmeans import KMeans
 from modelmill.compress.grids.normal_float import NormalFloat
 from modelmill.compress.grids.residue import Residue
@@ -38,7 +36,7 @@ def run(step: Quantize, draft: Draft, context: Context | None) -> None:
         return
     for name in names_of(draft.module):
         shape = tuple(draft.module.get_parameter(name).shape)
-        if step.granularity == "Group" and not _divides(step.group_size, shape):
+        if step.granularity == "Group" and not groups_fit(step.group_size, shape):
             draft.notes.append(f"{name}: a scale for each channel, because groups of {step.group_size} do not fit {list(shape)}")
         draft.grids[name] = grid_of(step, shape=shape, masked=name in draft.masks)
     if step.method == "XNOR" and context is not None:
@@ -52,7 +50,7 @@ def run(step: Quantize, draft: Draft, context: Context | None) -> None:
 def grid_of(step: Quantize, *, shape: tuple[int, ...], masked: bool) -> Grid:
     """The step's grid for a weight [N, ...]; with a scale for each channel where groups do not fit."""
     size = step.group_size
-    fits = step.granularity != "Group" or _divides(size, shape)
+    fits = step.granularity != "Group" or groups_fit(size, shape)
     granularity: Granularity = _granularity(step) if fits else "Channel"
     bits = step.bits
     match step.method:
@@ -85,11 +83,6 @@ def grid_of(step: Quantize, *, shape: tuple[int, ...], masked: bool) -> Grid:
             return Ternary(granularity=granularity, group_size=size)
         case _:
             raise CompressionError(f"quantize.method: {step.method!r} is not known; use one of {', '.join(METHODS)}")
-
-
-def _divides(group_size: int, shape: tuple[int, ...]) -> bool:
-    """Whether groups are whole, and end where a kernel's four channels do."""
-    return math.prod(shape[1:]) % group_size == 0 and (len(shape) == 2 or shape[1] % 4 == 0)
 
 
 def _granularity(step: Quantize) -> Granularity:
