@@ -17,6 +17,7 @@ from torch import nn
 
 from modelmill.compress.draft import Batch, Context, Mask
 from modelmill.compress.errors import CompressionError
+from modelmill.compress.memory_format import channels_last
 
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 """Of (module, inputs, targets): the mean over the batch, a scalar."""
@@ -112,7 +113,8 @@ def tune(
     total = training.steps(rows=context.material.rows())
     parts = nn.ModuleList([module] if also is None else [module, also])
     history: list[float] = []
-    with _trained(parts, training), torch.random.fork_rng(devices=_cuda(parts)):
+    sample = context.material.calibration(rows=1)[0][0].to(next(parts.parameters()).device)
+    with _trained(parts, training), channels_last(module, sample), torch.random.fork_rng(devices=_cuda(parts)):
         torch.manual_seed(context.seed)
         optimizer = _optimizer(parts, training)
         progress = _Progress(label=label, total=total, say=context.say)

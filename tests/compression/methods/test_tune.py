@@ -12,7 +12,7 @@ from modelmill.compress import tune as tuning
 from modelmill.compress.draft import Mask
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.tune import Training, hold, rate, settle_norms, task_loss, tune
-from tests.compression.methods.taught import Rows, blobs, context, mlp, right
+from tests.compression.methods.taught import CLASSES, Rows, blobs, context, mlp, right
 
 SHORT = Training(epochs=4, lr=0.05, batch_size=32)
 
@@ -164,3 +164,42 @@ def test_settled_norms_have_the_statistics_of_the_batches() -> None:
     assert torch.allclose(module.state_dict()["0.running_mean"], material.inputs.mean(dim=0), atol=1e-5)
     assert norm.momentum == 0.1
     assert not norm.training
+
+
+class Convolved(nn.Module):
+    """`flatten` takes any order of memory, `view` does not."""
+
+    def __init__(self, *, view: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.last, self.view = nn.Conv2d(3, 4, 3), nn.Linear(36, CLASSES), view
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        out: torch.Tensor = self.last(y.view(len(y), -1) if self.view else y.flatten(1))
+        return out
+
+
+def orders(module: Convolved) -> list[bool]:
+    """Whether the convolution's weight is channels last, at each step of a training."""
+    seen: list[bool] = []
+    job = context(Rows(torch.randn(64, 3, 5, 5), torch.randint(CLASSES, (64,))))
+
+    def look(step: int) -> None:
+        seen.append(module.conv.weight.is_contiguous(memory_format=torch.channels_last))
+
+    tune(module, job, Training(epochs=1, lr=0.1, batch_size=32), loss=task_loss(job), label="test", after_step=look)
+    return seen
+
+
+def test_convolutions_are_channels_last_while_they_are_trained_and_as_before_afterwards() -> None:
+    module = Convolved(view=False)
+    weight, before = module.conv.weight, module.conv.weight.clone()
+    assert orders(module) == [True, True]
+    assert module.conv.weight is weight
+    assert weight.is_contiguous()
+    assert not torch.equal(weight, before)
+
+
+def test_a_module_that_views_its_activations_is_trained_as_it_is() -> None:
+    assert orders(Convolved(view=True)) == [False, False]
