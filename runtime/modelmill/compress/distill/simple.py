@@ -17,7 +17,7 @@ from torch import nn
 from modelmill.compress.distill.soft import Kind, asked, soft_loss
 from modelmill.compress.draft import Context
 from modelmill.compress.errors import CompressionError
-from modelmill.compress.tune import Loss, Training, tune
+from modelmill.compress.tune import Loss, Training, task_loss, tune
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,10 @@ def distill(
     label: str = "distill",
     after_step: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Trains the student in place on the material; returns the loss of each step. The teacher is `context.teacher`."""
+    """Trains the student in place on the material; returns the loss of each step. The teacher is `context.teacher`,
+    who is not asked with alpha 0."""
+    if soft.alpha == 0:
+        return tune(student, context, training, loss=task_loss(context), label=label, after_step=after_step)
     with asked(context.teacher) as teacher:
         return tune(student, context, training, loss=soft_task(teacher, context, soft), label=label, after_step=after_step)
 
