@@ -1,8 +1,10 @@
 """A registry in a bucket instead of on a volume: two jobs publish to it at once, and a service serves from it."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
+import s3fs
 
 from examples.demo import kube
 from tests.cluster import config
@@ -45,15 +47,33 @@ def jobs(space: kube.Namespace, registry: kube.Object, locked_out: None) -> list
         "registry": registry,
         "strategy": {"dataParallel": {"workers": 1}},
         "evaluation": {"metrics": ["accuracy"]},
-        "compression": {"variants": [{"name": "int8", "steps": [{"quantize": {"method": "Uniform", "bits": 8}}]}]},
         "hyperparameters": resources.hyperparameters(epochs=4),
     }
-    space.apply(*(resources.training_job(name, model={"name": "digits"}, **quick) for name in JOBS))
+    variants = {
+        name: {"variants": [{"name": "int8", "steps": [{"quantize": {"method": "Uniform", "bits": 8}}]}]} for name in JOBS
+    }
+    searched = {"search": {"objective": "Size", "maxDrop": "0.02", "evaluations": 3}}
+    variants["one"]["variants"].append({"name": "searched", "steps": [searched]})
+    space.apply(*(resources.training_job(name, model={"name": "digits"}, compression=variants[name], **quick) for name in JOBS))
     return [resources.finished(space, name) for name in JOBS]
 
 
 def test_jobs_that_publish_at_once_get_numbers_of_their_own(jobs: list[kube.Object]) -> None:
     assert {job["status"]["published"]["version"] for job in jobs} == {1, 2}
+
+
+def test_a_search_leaves_its_front_beside_the_variant_in_the_version(jobs: list[kube.Object], s3: S3) -> None:
+    status = jobs[0]["status"]
+    sizes = {entry["name"]: entry["bytes"] for entry in status["variants"]}
+    assert sizes["searched"] < sizes["dense"]
+    bucket = s3fs.S3FileSystem(key=s3.access_key, secret=s3.secret_key, endpoint_url=s3.endpoint)
+    published = f"/digits/{status['published']['version']}/"
+    files = {path.rpartition("/")[2]: path for path in bucket.find(s3.bucket) if published in path}
+    front = json.loads(bucket.cat_file(files["searched.search.json"]))
+    chosen = front["front"][front["chosen"]]["measured"]
+    assert chosen["drop"] <= 0.02
+    assert chosen["bytes"] < front["dense"]["bytes"]
+    assert bucket.cat_file(files["searched.search.png"])[:4] == b"\x89PNG"
 
 
 def test_a_service_serves_from_the_bucket(space: kube.Namespace, jobs: list[kube.Object], registry: kube.Object) -> None:

@@ -32,6 +32,8 @@ DENSE_SETS = ("avx2", "avx512vnni")
 """Instruction sets that have dense products; the others would be slower than torch's."""
 WEIGHTS_OF_A_SAMPLE = 1 << 20
 """Bytes of weights that one sample may bring into the cache; with more of them, more samples go together."""
+AREA = 32 << 20
+"""Bytes for what lies between operations, unless one sample takes more; a thread keeps them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +72,7 @@ class Program:
         results = [self._empty(plan.layout.shapes[value], batch) for value in self.outputs]
         if batch:
             layout = plan.layout
-            block = min(batch, max(1, layout.weight_bytes // WEIGHTS_OF_A_SAMPLE))
+            block = min(batch, max(1, min(layout.weight_bytes // WEIGHTS_OF_A_SAMPLE, AREA // layout.area)))
             counts = (len(layout.shapes), len(self.operations), len(images), len(results))
             sizes = (batch, block, layout.area, plan.multiplications, torch.get_num_threads())
             pointers = (tensor.data_ptr() for tensor in (*images, *results))
