@@ -18,6 +18,7 @@ from torch import nn
 
 from modelmill.compress import modules
 from modelmill.compress.codecs.coded import CodedWeight
+from modelmill.compress.codes import Codes
 from modelmill.compress.grids.uniform import Uniform
 from modelmill.serve.optimize.apply import Optimized, optimize
 from tests.unit.serve.nets import CHANNELS, IMAGES, NETS, SIZE, Net, assert_same, conv, norm
@@ -271,6 +272,22 @@ def test_a_copy_of_an_optimized_module_has_a_program_of_its_own() -> None:
         for parameter in optimized.parameters():
             parameter.fill_(0)
         assert_same(copied(x), expected)
+
+
+def test_making_a_plan_does_not_count_as_time() -> None:
+    plain = nn.Conv2d(32, 32, 3, padding=1)
+    layers: list[nn.Module] = [nn.ReLU()]
+    for _ in range(24):
+        layers += (modules.replace(plain, CodedWeight.of(_int8(plain))), nn.ReLU())
+    module = nn.Sequential(*layers).eval()
+    for part in module.modules():
+        if isinstance(part, CodedWeight):
+            part.prepare()
+    assert "24 convolutions in programs" in done(optimize(module, example=(torch.rand(2, 32, 8, 8),)))
+
+
+def _int8(layer: nn.Conv2d) -> Codes:
+    return Uniform(bits=8).encode(layer.weight, name="w")
 
 
 def unfaithful(net: Any, x: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.compress.weight import CompressedWeight, Geometry, Take
 from modelmill.kernels import coded_conv2d, coded_linear, gpu, program, tiles
+from modelmill.kernels.linear import FEW
 from modelmill.kernels.packing import Packed, packed
 from modelmill.kernels.weight import Coded
 
@@ -49,7 +50,8 @@ class CodedWeight(CompressedWeight):
         self.grid, self.bits, self.shape, self.facts = grid, bits, shape, facts
         self.tiled = bits < 8
         """Whether codes, scales and zeros are in the order of tiles."""
-        self._packed: Packed | None = None
+        self._packed: tuple[Packed | None] | None = None
+        """What `_runs` has found, once it has looked."""
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.register_buffer("levels", levels)
@@ -167,8 +169,6 @@ class CodedWeight(CompressedWeight):
         self.scale = tiles.tile_scales(self.scale)
         self.zero = None if self.zero is None else tiles.tile_scales(self.zero)
         self.tiled = True
-        if len(self.shape) == 2:
-            self._packed = packed(Coded(*self._parts(), None, self.bits, self.shape[0], self.shape[1]))
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self.tiled and not x.is_cuda:
@@ -181,12 +181,19 @@ class CodedWeight(CompressedWeight):
                 inputs=inputs,
                 outputs=outputs,
                 activation_scale=self.activation_scale,
-                packed=self._packed,
+                packed=self._runs() if x.shape[0] > FEW else None,
             )
         whole = self.bits == 8 and self.levels is None and self.zero is None and self.scale.shape[1] == 1
         if whole and gpu.fits(x, self.codes):
             return gpu.integer_linear(x, self.codes, self.scale.flatten(), bias)
         return super().linear(x, bias)
+
+    def _runs(self) -> Packed | None:
+        """Found when many rows first come, in the warm-up: a large file would be slow to open."""
+        if self._packed is None:
+            outputs, inputs = self.shape
+            self._packed = (packed(Coded(*self._parts(), None, self.bits, outputs, inputs)),)
+        return self._packed[0]
 
     def conv2d(self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
         if not self._has_kernel(x, geometry):
