@@ -4,9 +4,7 @@ Fine-tuning takes an hour of a processor, so its result is kept in `kept/`, name
 """
 
 import argparse
-import functools
 import hashlib
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,9 +20,8 @@ from modelmill.compress.apply import load_variant
 from modelmill.compress.draft import Batch, Context
 from modelmill.compress.pipeline import compress
 from modelmill.compress.weights import read_weights, write_weights
-from modelmill.contract.steps import Prune, Quantize, Step, Training
+from modelmill.contract.steps import Distill, Prune, Quantize, Step, Training
 from modelmill.recipe.base import Recipe
-from modelmill.serve.optimize.apply import optimize
 
 KEPT = Path(__file__).parent / "kept"
 FINE_TUNED, BEST = "resnet56-structured", "resnet56-best"
@@ -36,12 +33,11 @@ FINE_TUNING = (
     Step(
         prune=Prune(
             method="Channels",
-            sparsity=1 - 1 / 2.11,
-            training=Training(epochs=3, lr=0.03, batch_size=64, teacher=0.9, temperature=4.0),
+            sparsity=1 - 1 / 2.2,
+            training=Training(epochs=4, lr=0.03, batch_size=128, teacher=0.9, temperature=4.0),
         )
     ),
-    # The targets know more than this teacher, which is right on nine images of ten.
-    Step(tune=Training(epochs=3, lr=0.02, batch_size=64, schedule="Cosine", teacher=0.0)),
+    Step(distill=Distill(training=Training(epochs=2, lr=0.02, schedule="Cosine", teacher=0.9, temperature=4.0))),
 )
 PLANS = {
     "resnet20-int8": (INT8,),
@@ -87,7 +83,7 @@ def _moved(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def context(teacher: nn.Module) -> Context:
-    return Context(recipe=Recipe({}), material=Cifar(), teacher=teacher, say=functools.partial(print, flush=True))
+    return Context(recipe=Recipe({}), material=Cifar(), teacher=teacher)
 
 
 def make(name: str, folder: Path) -> Path:
@@ -107,7 +103,7 @@ def fine_tune() -> Path:
     """About an hour of one processor; what was kept before goes."""
     torch.set_num_threads(1)
     module, began = Workload("resnet56").module(), time.process_time()
-    made = compress(module, FINE_TUNING, context(_teacher(module)))
+    made = compress(module, FINE_TUNING, context(module))
     print("\n".join((*made.notes, f"took {(time.process_time() - began) / 60:.1f} minutes of the processor")), flush=True)
     KEPT.mkdir(exist_ok=True)
     fresh = KEPT / "fresh.safetensors"
@@ -115,13 +111,6 @@ def fine_tune() -> Path:
     for old in KEPT.glob(f"{FINE_TUNED}-*.safetensors"):
         old.unlink()
     return fresh.rename(KEPT / f"{FINE_TUNED}-{digest(fresh)}.safetensors")
-
-
-def _teacher(module: nn.Module) -> nn.Module:
-    """In int8, which answers in half the time: a third of fine-tuning is asking it."""
-    with tempfile.TemporaryDirectory() as folder:
-        quantized = load_variant(Workload("resnet56").module(), make("resnet56-int8", Path(folder)))
-    return optimize(quantized, example=(torch.randn(64, 3, 32, 32),)).module
 
 
 def digest(path: Path) -> str:
