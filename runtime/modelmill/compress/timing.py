@@ -3,7 +3,7 @@
 CPU time of this process, one thread, the functions in turn: a change of the clock or of the neighbours meets all of them. Each
 turn begins with a call that does not count, which finds the caches as the function before left them. What else runs on the
 machine only adds time, so the tenth percentile of the turns is taken: beside a busy neighbour the medians of equal modules
-differed by 20 %, their tenth percentiles by 3 %.
+differed by up to 15 %, their tenth percentiles by about 4 %.
 """
 
 import time
@@ -15,7 +15,7 @@ import torch
 LEAST_SAMPLE_SECONDS = 1e-3
 """Of one sample: shorter functions are called several times."""
 NOISE = 0.03
-"""Part by which two measurements of the same differ."""
+"""Part of a time below which a difference counts as none."""
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 40
 

@@ -1,4 +1,5 @@
-// The end of a program's sums, 8 outputs at a time, for the sets that have AVX2. Included inside a namespace: see sets.hpp.
+// What programs need besides products, for the sets that have AVX2: decoding, and the end of sums, 8 outputs at a time. Included
+// inside a namespace: see sets.hpp.
 
 inline __m256 as_floats(const int32_t* sums) {
     return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums)));
@@ -46,4 +47,8 @@ inline int64_t rounded_positive(const float* values, int64_t count, float invers
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_permutevar8x32_epi32(bytes, order));
     }
     return i;
+}
+
+inline void decode_levels(const Weight& weight, const Mode& mode, const uint8_t* tile, int64_t steps, uint8_t* panel) {
+    decode(weight, mode, tile, 0, steps, panel);
 }

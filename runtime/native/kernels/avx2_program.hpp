@@ -2,7 +2,7 @@
 //
 // Activations are 0..127, weights -128..127: vpmaddubsw adds two products, and its 16-bit sums take in more steps as long as
 // no activations could overflow them. How many depends on the weights alone, so it is found once: `runs_of`. Then vpmaddwd
-// with ones widens the sums. With a trained model's 8 bits a run has about 3 steps, with 7 bits 6.
+// with ones widens the sums. With ResNet-56's 8 bits a run has about 3 steps.
 
 constexpr int GROUP = 6, HALF_GROUP = 8;  // pixels at a time, for 16 and for 8 outputs
 
@@ -131,7 +131,3 @@ constexpr FloatProduct FLOAT[] = {float_product<1>, float_product<2>, float_prod
 constexpr FloatProduct HALF_FLOAT[] = {half_float_product<1>, half_float_product<2>, half_float_product<3>,
                                        half_float_product<4>, half_float_product<5>, half_float_product<6>,
                                        half_float_product<7>, half_float_product<8>};
-
-inline void decode_levels(const Weight& weight, const Mode& mode, const uint8_t* tile, int64_t steps, uint8_t* panel) {
-    decode(weight, mode, tile, 0, steps, panel);
-}

@@ -50,7 +50,3 @@ constexpr FloatProduct FLOAT[] = {float_product<1>, float_product<2>,  float_pro
                                   float_product<9>, float_product<10>, float_product<11>, float_product<12>};
 constexpr auto& HALF_WHOLE = WHOLE;
 constexpr auto& HALF_FLOAT = FLOAT;
-
-inline void decode_levels(const Weight& weight, const Mode& mode, const uint8_t* tile, int64_t steps, uint8_t* panel) {
-    decode(weight, mode, tile, 0, steps, panel);
-}

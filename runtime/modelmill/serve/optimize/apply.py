@@ -11,7 +11,7 @@ from torch import nn
 from modelmill.serve.optimize import convolutions
 from modelmill.serve.optimize.compare import cpu_seconds, differing, inputs_like
 from modelmill.serve.optimize.pairs import CONVOLUTIONS, pairs
-from modelmill.serve.optimize.rewrite import forget, rewrite
+from modelmill.serve.optimize.rewrite import programs, rewrite
 from modelmill.serve.optimize.small import image_sizes, narrow
 from modelmill.serve.optimize.tensors import Inputs, clone, let_go, tensors_of
 
@@ -73,8 +73,9 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
             continue
         objection = _objection(candidate, module, example)
         if objection is None:
-            let_go(candidate)
-            forget(candidate)
+            if let_go(candidate):
+                for program in programs(candidate):
+                    program.forget()
             return Optimized(module=candidate, notes=(text, *_told(rejected), *unseen))
         rejected[text] = objection
     return Optimized(module=module, notes=("the model runs as it is", *_told(rejected), *unseen))
@@ -87,7 +88,8 @@ def _objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str 
         for inputs in tried:
             if difference := differing(candidate, module, inputs=inputs):
                 return f"it answers otherwise for {inputs[0].shape[0]} rows: {difference}"
-        candidate(*inputs_like(example, rows=rows))  # a program makes its plan at the first call
+        if programs(candidate):
+            candidate(*inputs_like(example, rows=rows))  # a program makes its plan at the first call
         ours, plain = (cpu_seconds(one, tried[0]) for one in (candidate, module))
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS]

@@ -48,8 +48,5 @@ def _is_made(name: str) -> bool:
     return name.rpartition(".")[2].startswith("_tensor_constant")
 
 
-def forget(module: nn.Module) -> None:
-    """After tensors of the module were replaced."""
-    for part in module.modules():
-        if isinstance(part, ConvProgram):
-            part.forget()
+def programs(module: nn.Module) -> list[ConvProgram]:
+    return [part for part in module.modules() if isinstance(part, ConvProgram)]

@@ -57,7 +57,7 @@ def _runs(module: nn.Module, graph: fx.Graph) -> list[Run]:
     positive = {call.end for call in found if call.relu}
     runs = [Run()]
     for node in graph.nodes:
-        if _keeps_sign(module, node) and (is_relu(module, node) or node.args[0] in positive):
+        if _keeps_sign(module, node) and (is_relu(module, node) or positive.intersection(node.all_input_nodes)):
             positive.add(node)
         call = ends.get(node)
         if call is not None and _admits(module, runs[-1], call, positive):

@@ -22,8 +22,10 @@ def clone(module: M) -> M:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors_of(module)})
 
 
-def let_go(module: nn.Module) -> None:
-    """Few tensors cut out of a large memory, such as a mapped file, would keep all of it: they get memory of their own."""
+def let_go(module: nn.Module) -> bool:
+    """Few tensors cut out of a large memory, such as a mapped file, would keep all of it: they get memory of their own.
+
+    Whether there were any."""
     used: Counter[int] = Counter()
     for tensor in tensors_of(module):
         used[_memory(tensor)] += tensor.nbytes
@@ -36,6 +38,7 @@ def let_go(module: nn.Module) -> None:
         for name, value in (*layer._parameters.items(), *layer._buffers.items()):
             if id(value) in own:
                 setattr(layer, name, own[id(value)])
+    return bool(own)
 
 
 def _memory(tensor: torch.Tensor) -> int:
