@@ -108,7 +108,7 @@ class Quantize(Record, frozen=True, kw_only=True):
     ] = "Uniform"
     """Which values weights may take. Uniform: evenly spaced. FixedPoint: round(w * 2^p). Residue: round(w * 2^p) mod q.
     DynamicRange: a sign and a magnitude. NormalFloat: quantiles of a Gaussian (NF4). KMeans: trained centroids. Steps: a step
-    function learned from the weights. Binary: -s or s. XNOR: Binary, and activations of linear layers are signs too.
+    function learned from the weights. Binary: -s or s. XNOR: Binary, and activations are signs too.
     Ternary: -s, 0 or s. BFloat16: all weights, and the computation where the node has instructions for it, in 16 bits."""
     bits: Annotated[int, Meta(ge=1, le=8)] | None = None
     """Bits of a weight, where the method leaves a choice. Left out: 8, or 4 for NormalFloat, KMeans and Steps."""

@@ -9,7 +9,7 @@ import torch
 from modelmill.compress.codecs import bfloat16
 from modelmill.compress.codecs.blocks import BlockWeight
 from modelmill.compress.codecs.coded import CodedWeight
-from modelmill.compress.codecs.signs import SignWeight
+from modelmill.compress.codecs.signs import SignCodes, SignWeight
 from modelmill.compress.codecs.sparse import SparseWeight
 from modelmill.compress.draft import HEIGHTS, Draft, Mask
 from modelmill.compress.grids.grid import Grid
@@ -83,7 +83,9 @@ def encode_weight(weight: torch.Tensor, mask: Mask | None, grid: Grid | None, *,
     if grid is None:
         return Plain(data=weight)
     codes = grid.encode(weight, name=name)
-    return SignWeight.of(codes) if isinstance(grid, Xnor) else CodedWeight.of(codes)
+    if isinstance(grid, Xnor):
+        return SignWeight.of(codes) if weight.dim() == 2 else SignCodes.of(codes)
+    return CodedWeight.of(codes)
 
 
 def _sparsity(weights: list[Weight]) -> float:

@@ -141,12 +141,12 @@ class FakeActivations:
 
 
 class FakeSigns:
-    """A forward pre-hook of a linear layer: mean|x| * sign(x) for each row; the gradient passes where |x| <= 1."""
+    """A forward pre-hook: mean|x| * sign(x) for each row, of a convolution each sample; the gradient passes where |x| <= 1."""
 
     def __call__(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         x, *others = inputs
         seen = x.detach()
-        size = seen.abs().mean(dim=-1, keepdim=True)
+        size = seen.abs().mean(dim=(-3, -2, -1) if isinstance(layer, nn.Conv2d) else -1, keepdim=True)
         return _through(x, torch.where(seen < 0, -size, size), seen.abs() <= 1), *others
 
 

@@ -23,14 +23,16 @@ from modelmill.compress import container
 from modelmill.compress.codecs import bfloat16, dense
 from modelmill.compress.codecs.blocks import BlockWeight
 from modelmill.compress.codecs.coded import CodedWeight
-from modelmill.compress.codecs.signs import SignWeight
+from modelmill.compress.codecs.signs import SignCodes, SignWeight
 from modelmill.compress.codecs.sparse import SparseWeight
 from modelmill.compress.errors import BadArtifact
 from modelmill.compress.weight import CompressedWeight
 
 METADATA_KEY = "modelmill"
 FORMAT = 2
-CODECS: dict[str, type[CompressedWeight]] = {kind.codec: kind for kind in (CodedWeight, BlockWeight, SparseWeight, SignWeight)}
+CODECS: dict[str, type[CompressedWeight]] = {
+    kind.codec: kind for kind in (CodedWeight, BlockWeight, SparseWeight, SignWeight, SignCodes)
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

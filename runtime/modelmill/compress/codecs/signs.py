@@ -1,17 +1,22 @@
-"""`signs`: weights and activations of 1 bit (`grids.xnor`); for linear layers.
+"""Weights and activations of 1 bit (`grids.xnor`): `signs` for linear layers, `sign-codes` for convolutions.
 
-descriptor  {"codec": "signs", "shape": [N, K]}
-<weight> int64 [N, ceil(K / 64)], <weight>_scale float32 [N]: as `kernels.binary` lays them out
+    {"codec": "signs", "shape": [N, K]}
+    <weight> int64 [N, ceil(K / 64)], <weight>_scale float32 [N]: as `kernels.binary` lays them out
+
+    {"codec": "sign-codes", "shape": [N, C, h, w], ...}: as `codes` of 1 bit
+
+A convolution's patches are not written out to count equal signs: the signs of its input are int8 operands of the codes' product.
 """
 
 from typing import Any, Self
 
 import torch
 
+from modelmill.compress.codecs.coded import CodedWeight
 from modelmill.compress.codecs.shape import shape_of
 from modelmill.compress.codes import Codes
 from modelmill.compress.errors import BadArtifact
-from modelmill.compress.weight import CompressedWeight, Take
+from modelmill.compress.weight import CompressedWeight, Geometry, Take
 from modelmill.kernels import binary
 
 NAME = "signs"
@@ -56,3 +61,45 @@ class SignWeight(CompressedWeight):
 
     def rescale(self, factor: torch.Tensor) -> None:
         self.scale = self.scale * factor
+
+
+class SignCodes(CompressedWeight):
+    """y = conv(sign(x), codes) * mean |x| of each sample + bias. 0 counts as +1, the border of zeros as nothing."""
+
+    codec = "sign-codes"
+
+    def __init__(self, codes: CodedWeight) -> None:
+        super().__init__()
+        self.codes, self.shape = codes, codes.shape
+
+    @classmethod
+    def of(cls, codes: Codes) -> Self:
+        """Of binary codes of a weight [N, C, h, w]."""
+        return cls(CodedWeight.of(codes))
+
+    @classmethod
+    def read(cls, name: str, descriptor: dict[str, Any], take: Take) -> Self:
+        codes = CodedWeight.read(name, descriptor, take)
+        if len(codes.shape) != 4 or codes.bits != 1:
+            raise BadArtifact(f"tensor {name!r}: sign-codes are convolutions of 1 bit, it is {codes.extra_repr()}")
+        return cls(codes)
+
+    def descriptor(self) -> dict[str, Any]:
+        return self.codes.descriptor()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return self.codes.tensors()
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.codes.rows(start, stop)
+
+    def prepare(self) -> None:
+        self.codes.prepare()
+
+    def rescale(self, factor: torch.Tensor) -> None:
+        self.codes.rescale(factor)
+
+    def conv2d(self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
+        size = x.abs().mean(dim=(-3, -2, -1), keepdim=True)
+        y = self.codes.conv2d(torch.where(x < 0, -1.0, 1.0).to(x.dtype), None, geometry) * size
+        return y if bias is None else y + bias[:, None, None]

@@ -1,7 +1,7 @@
 """Binary weights that meet binary activations: w ~ mean|w| * sign(w), x ~ mean|x| * sign(x) for each row of activations.
 
-The weights are those of `binary`, with a magnitude for each channel; a product is a count of equal signs. Linear layers only.
-Rastegari et al. 2016, "XNOR-Net".
+The weights are those of `binary`, with a magnitude for each channel; a linear layer's product is a count of equal signs. Of a
+convolution each sample has one mean, instead of one for each patch. Rastegari et al. 2016, "XNOR-Net".
 """
 
 from dataclasses import dataclass

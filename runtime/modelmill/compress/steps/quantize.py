@@ -77,8 +77,8 @@ def grid_of(step: Quantize, *, shape: tuple[int, ...], masked: bool) -> Grid:
         case "Binary":
             return Binary(granularity=granularity, group_size=size)
         case "XNOR":
-            # A convolution's activations stay int8: signs of its patches would have to be written out.
-            return Xnor() if len(shape) == 2 else Binary()
+            # Of 1-d and 3-d convolutions the activations stay as they are.
+            return Xnor() if len(shape) in (2, 4) else Binary()
         case "Ternary":
             return Ternary(granularity=granularity, group_size=size)
         case _:
