@@ -93,7 +93,7 @@ def make(name: str, folder: Path) -> Path:
     if name in (FINE_TUNED, BEST):
         structure = tuple(read_weights(kept()).structure)
         module = load_variant(module, kept())
-    made = compress(module, PLANS[name])
+    made = compress(module, PLANS[name], context(module) if name.startswith("resnet") else None)
     target = folder / f"{name}.safetensors"
     write_weights(target, made.weights, structure=(*structure, *made.structure))
     return target

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.compression.models import folded, multiplications
+from benchmarks.compression.models import multiplications
 from benchmarks.compression.side import Make, serve
 from benchmarks.compression.workloads import Workload
 from modelmill.compress import apply, container
@@ -26,12 +26,7 @@ def load_variant(path: Path, workload: Workload) -> nn.Module:
 
 
 def loaded(path: Path, workload: Workload) -> nn.Module:
-    """A file with batch norms is for the module as trained, one without for the folded one."""
-    tensors, _ = container.read(path)
-    module = workload.module()
-    if not any(name.endswith("running_mean") for name in tensors):
-        module = folded(module)
-    return apply.load_variant(module, path)
+    return apply.load_variant(workload.module(), path)
 
 
 def prepared(workload: Workload, *, path: Path) -> Make:

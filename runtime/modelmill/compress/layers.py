@@ -11,6 +11,7 @@ from torch import nn
 from modelmill.compress.errors import BadArtifact
 
 Layer = TypeVar("Layer", bound=nn.Module)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -44,6 +45,17 @@ def factored(layer: nn.Module, *, rank: int, where: str) -> nn.Sequential:
     spatial = _conv(layer, inputs=layer.in_channels, outputs=rank, bias=False)
     pointwise = _empty(nn.Conv2d, rank, layer.out_channels, 1, bias=layer.bias is not None, like=layer)
     return _like(nn.Sequential(spatial, pointwise), layer)
+
+
+def biased(layer: nn.Module, norm: nn.Module, *, where: str) -> None:
+    """Gives a convolution the bias that it has once the norm after it is folded in; in place, a bias that is there stays."""
+    if type(layer) not in _CONVOLUTIONS or type(norm) not in _BATCH_NORMS:
+        raise BadArtifact(f"{where}: {type(norm).__name__} cannot be folded into {type(layer).__name__}")
+    assert isinstance(layer, _CONVOLUTIONS) and isinstance(norm, _BATCH_NORMS)
+    if layer.out_channels != norm.num_features:
+        raise BadArtifact(f"{where}: the norm is of {norm.num_features} channels, the convolution has {layer.out_channels}")
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels), requires_grad=False)
 
 
 def _resized_conv(layer: nn.Conv2d, *, inputs: int | None, outputs: int | None, where: str) -> nn.Conv2d:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from modelmill.compress import fold
 from modelmill.compress.draft import Context, Draft
 from modelmill.compress.encode import Compressed, encode
 from modelmill.compress.plan import check
@@ -18,8 +19,12 @@ def compress(module: nn.Module, steps: Sequence[Step], context: Context | None =
     """Raises CompressionError for steps that cannot follow each other, that need a context without one, or that fail."""
     check("", steps)
     draft = Draft(module=copy.deepcopy(module).eval())
-    for step in steps:
-        perform(step, draft, context)
+    folding = fold.place(steps)
+    for number, step in enumerate((*steps, None)):
+        if context is not None and number == folding:
+            fold.fold_norms(draft, context)
+        if step is not None:
+            perform(step, draft, context)
     made = encode(draft)
     if context is None:
         return made

@@ -7,9 +7,11 @@ trusted: layers must be there and of a known type, and no size ever grows.
     {"edit": "resize", "path": "layer1.0.conv1", "inputs": 16, "outputs": 8}
     {"edit": "factor", "path": "fc", "rank": 12}
     {"edit": "attribute", "path": "layers.0", "name": "heads", "value": 8}
+    {"edit": "fold", "path": "layer1.0.conv1", "norm": "layer1.0.bn1"}
 
 A resize leaves the old size where it names none. Repeating a resize or an attribute changes nothing; a layer can be
-factored once, since its path is a pair of layers then. New layers hold zeros (norms: ones and zeros), to be filled by the file.
+factored once, since its path is a pair of layers then, and a norm folded once. New layers hold zeros (norms: ones and zeros),
+to be filled by the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from modelmill.compress.errors import BadArtifact
-from modelmill.compress.layers import factored, resized
+from modelmill.compress.layers import biased, factored, resized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +50,19 @@ class SetAttribute:
     value: int
 
 
-Edit = Resize | Factor | SetAttribute
-_KINDS: dict[str, type[Edit]] = {"resize": Resize, "factor": Factor, "attribute": SetAttribute}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """A convolution that has taken in the batch norm after it: it has a bias, and the norm is gone."""
+
+    path: str
+    norm: str
+    """Path of the norm."""
+
+
+Edit = Resize | Factor | SetAttribute | Fold
+_KINDS: dict[str, type[Edit]] = {"resize": Resize, "factor": Factor, "attribute": SetAttribute, "fold": Fold}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
-_WORDS = ("path", "name")
+_WORDS = ("path", "name", "norm")
 
 
 def to_json(edits: Sequence[Edit]) -> list[dict[str, Any]]:
@@ -77,6 +88,10 @@ def apply_edits(module: nn.Module, edits: Sequence[Edit]) -> nn.Module:
             _set(module, edit, where=where)
             continue
         layer = _layer(module, edit.path, where=where)
+        if isinstance(edit, Fold):
+            biased(layer, _layer(module, edit.norm, where=where), where=where)
+            module.set_submodule(edit.norm, nn.Identity())
+            continue
         if isinstance(edit, Factor):
             made: nn.Module = factored(layer, rank=edit.rank, where=where)
         else:

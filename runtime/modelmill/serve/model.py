@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from modelmill.compress.graph.tensors import clone
 from modelmill.datatypes import Array
 from modelmill.recipe.check import TORCH
-from modelmill.serve.optimize.tensors import clone
 from modelmill.serve.rows import Rows
 from modelmill.signature import Signature
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from modelmill.compress.draft import Batch, Context
+from modelmill.compress.weights import Plain, Weight
 from modelmill.recipe.base import Recipe
 
 CLASSES = 4
@@ -67,6 +68,10 @@ def context(
 ) -> Context:
     lines = said if said is not None else cast(list[str], [])
     return Context(recipe=recipe or Task(), material=material, teacher=(teacher or mlp()).eval(), seed=1, say=lines.append)
+
+
+def dense_of(weight: Weight) -> torch.Tensor:
+    return weight.data if isinstance(weight, Plain) else weight.decode()
 
 
 def right(module: nn.Module, material: Rows) -> float:

@@ -16,10 +16,10 @@ from modelmill.compress.encode import Compressed
 from modelmill.compress.errors import CompressionError
 from modelmill.compress.pipeline import compress
 from modelmill.compress.structure import apply_edits, from_json
-from modelmill.compress.weights import Plain, Weight, write_weights
+from modelmill.compress.weights import Plain, write_weights
 from modelmill.contract.steps import Distill, LowRank, Migrate, Prune, Quantize, Share, Step, Training
 from modelmill.recipe.load import module_of
-from tests.compression.methods.taught import Rows, Task, blobs, context, mlp, right
+from tests.compression.methods.taught import Rows, Task, blobs, context, dense_of, mlp, right
 
 SHORT = Training(epochs=2, lr=0.05, batch_size=64)
 INT8 = Step(quantize=Quantize())
@@ -53,10 +53,6 @@ def made_and_loaded(steps: Sequence[Step], teacher: nn.Module, material: Rows, f
     made = compress(teacher, steps, context(material, teacher=teacher, recipe=Student()))
     write_weights(folder / "v.safetensors", made.weights, structure=made.structure)
     return made, load_variant(module_of(Student(), steps), folder / "v.safetensors")
-
-
-def dense_of(weight: Weight) -> torch.Tensor:
-    return weight.data if isinstance(weight, Plain) else weight.decode()
 
 
 def prune(method: str, *, sparsity: float = 0.5, pattern: str = "Unstructured", training: Training | None = None) -> Step:

@@ -10,6 +10,7 @@ from modelmill.compress.prune.attention import attentions
 from modelmill.compress.prune.heads import prune_heads
 from modelmill.compress.prune.structured import Pruned, prune_channels
 from modelmill.compress.steps.training import CALIBRATION_ROWS, train
+from modelmill.compress.tune import settle_norms
 from modelmill.contract.steps import Prune
 
 TILE = 16
@@ -19,6 +20,7 @@ TILE = 16
 def run(step: Prune, draft: Draft, context: Context) -> None:
     made = _heads(step, draft, context) if step.method == "Heads" else _channels(step, draft, context)
     draft.module = made.module.requires_grad_(False)
+    settle_norms(draft.module, context.material.calibration(rows=CALIBRATION_ROWS))
     draft.structure += made.edits
     share = made.macs_after / made.macs_before
     draft.notes.append(f"{step.method}: {share:.3f} of the multiplications are left; smaller in {len(made.channels)} places")

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from modelmill.compress.graph.compare import cpu_seconds, differing, inputs_like
+from modelmill.compress.graph.fold import fold
+from modelmill.compress.graph.pairs import CONVOLUTIONS, pairs
+from modelmill.compress.graph.tensors import Inputs, clone, let_go, tensors_of
 from modelmill.serve.optimize import convolutions
-from modelmill.serve.optimize.compare import cpu_seconds, differing, inputs_like
-from modelmill.serve.optimize.pairs import CONVOLUTIONS, pairs
 from modelmill.serve.optimize.rewrite import programs, rewrite
 from modelmill.serve.optimize.small import image_sizes, narrow
-from modelmill.serve.optimize.tensors import Inputs, clone, let_go, tensors_of
 
 log = logging.getLogger(__name__)
 MAX_REASON_CHARACTERS = 300
@@ -60,7 +61,7 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
     rejected: dict[str, str] = {}
     for turned, narrowed, rewritten in PLANS:
         candidate: nn.Module = clone(module)
-        done = {"batch norms folded into convolutions": convolutions.fold(candidate, found.found)}
+        done = {"batch norms folded into convolutions": fold(candidate, found.found)}
         if turned:
             done["convolutions channels-last"] = convolutions.turn(candidate)
         if narrowed:

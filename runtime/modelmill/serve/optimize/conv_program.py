@@ -9,13 +9,13 @@ from torch.nn import functional
 
 from modelmill.compress.codecs.coded import CodedWeight
 from modelmill.compress.errors import CompressionError
+from modelmill.compress.graph.trace import customised
 from modelmill.compress.modules import CompressedConv2d
 from modelmill.compress.weight import is_exact
 from modelmill.kernels.conv import Geometry
 from modelmill.kernels.operations import Dense, Operation
 from modelmill.kernels.program import Program, available
 from modelmill.kernels.weight import Coded
-from modelmill.serve.optimize.trace import customised
 
 
 class Link(NamedTuple):

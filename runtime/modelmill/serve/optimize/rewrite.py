@@ -2,12 +2,12 @@
 
 from torch import fx, nn
 
+from modelmill.compress.graph.trace import NoGraph, trace
 from modelmill.compress.modules import CompressedConv2d
 from modelmill.serve.optimize.calls import without_identities
 from modelmill.serve.optimize.conv_program import ConvProgram
 from modelmill.serve.optimize.fused import fuse
 from modelmill.serve.optimize.runs import gather
-from modelmill.serve.optimize.trace import NoGraph, trace
 
 
 def rewrite(module: nn.Module, *, inputs: int) -> tuple[nn.Module, dict[str, int]]:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from modelmill.serve.optimize.tensors import Inputs
-from modelmill.serve.optimize.trace import customised
+from modelmill.compress.graph.tensors import Inputs
+from modelmill.compress.graph.trace import customised
 
 Size = tuple[int, ...]
 WORTH_IT = 1 << 14

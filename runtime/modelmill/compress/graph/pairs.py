@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from modelmill.compress.graph.trace import NoGraph, Traced, trace
 from modelmill.compress.modules import CompressedConv2d
-from modelmill.serve.optimize.trace import NoGraph, Traced, trace
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, CompressedConv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelmill.compress.graph.tensors import Inputs
 from modelmill.compress.weight import exact
-from modelmill.serve.optimize.tensors import Inputs
 
 TOLERANCE = 1e-4
 """Of the output's largest value. Reordered fp32 sums differ by about 1e-7 of their largest term times the square root of
