@@ -1,5 +1,7 @@
 """Measures one set of weights on the held-out data: metrics, loss and latency, in this process.
 
+What is measured is what will be served: the loaded module made faster as a service makes it.
+
 The recipe reads the data and computes the loss. A version that came as an exported program has none: then the program
 is the model, and the data are read by the recipe of the version that it is compared with.
 """
@@ -16,14 +18,15 @@ from modelmill.evaluate.metrics import Tally
 from modelmill.evaluate.task import Measured, Task
 from modelmill.recipe import Recipe
 from modelmill.recipe.load import load_recipe, module_of
+from modelmill.serve.optimize.apply import optimize
 
 BATCH_ROWS = 256
 
 
 def measure(task: Task) -> Measured:
     recipe = load_recipe(task.recipe, task.entrypoint, task.hyperparameters)
-    module = load_variant(_build(task, recipe), Path(task.weights))
     data = recipe.dataset(task.data, training=False)
+    module = optimize(load_variant(_build(task, recipe), Path(task.weights)), example=(_rows(data, 2),)).module
     tally = Tally(task.metrics)
     with torch.inference_mode():
         for inputs, targets in DataLoader(data, batch_size=BATCH_ROWS):
@@ -33,7 +36,7 @@ def measure(task: Task) -> Measured:
     return Measured(
         metrics=figures.values,
         rows=figures.rows,
-        latency=measure_latency(module, _first_row(data)),
+        latency=measure_latency(module, _rows(data, 1)),
         unmeasured=figures.unmeasured,
     )
 
@@ -46,6 +49,6 @@ def _build(task: Task, recipe: Recipe) -> nn.Module:
     return program.build_module(program.load(Path(task.program)))
 
 
-def _first_row(data: "Dataset[tuple[torch.Tensor, torch.Tensor]]") -> torch.Tensor:
-    inputs: torch.Tensor = next(iter(DataLoader(data, batch_size=1)))[0]
+def _rows(data: "Dataset[tuple[torch.Tensor, torch.Tensor]]", count: int) -> torch.Tensor:
+    inputs: torch.Tensor = next(iter(DataLoader(data, batch_size=count)))[0]
     return inputs
