@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     variants = Path(os.environ.get("MODELMILL_VARIANTS", "benchmarks/results/variants"))
     names = ", ".join(f"{model}-{variant}" for model, own in OURS.items() for variant in own)
     parser.add_argument("--variants", type=Path, default=variants, help=f"folder with our files: {names}")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
+    parser.add_argument("--rounds", type=int, default=12, help="interleaved rounds")
     parser.add_argument("--logs", type=Path, help="folder for what the sides write")
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser.parse_args()
