@@ -149,6 +149,8 @@ class Distill(Record, frozen=True, kw_only=True):
     """How far an input may be moved, for Adversarial."""
     data_sets: Annotated[int, Meta(ge=1, le=16)] = 3
     """How many sets of inputs are made up, for Simulated."""
+    weight: Decimal | None = None
+    """How much inner activations count in the loss beside the outputs, for Features and Attention. Left out: 25 and 1."""
 
 
 class Migrate(Record, frozen=True, kw_only=True):

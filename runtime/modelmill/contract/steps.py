@@ -56,6 +56,8 @@ class Distill:
     """Adversarial: how far an input may be moved."""
     data_sets: int = 3
     """Simulated: how many are made."""
+    weight: float | None = None
+    """Features and Attention: of the inner activations in the loss; None: the method's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

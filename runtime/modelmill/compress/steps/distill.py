@@ -28,7 +28,8 @@ def run(step: Distill, draft: Draft, context: Context) -> None:
             f"simulated: kept the data set of temperature {kept.temperature:.2f}, divergence {kept.divergence:.4g}"
         )
     elif step.method in ("Features", "Attention"):
-        matching = features.Matching(method="Features" if step.method == "Features" else "Attention")
+        method: features.Method = "Features" if step.method == "Features" else "Attention"
+        matching = features.Matching(method=method, weight=step.weight)
         features.distill(draft.module, context, training, soft=soft, matching=matching, label=label, after_step=held)
     else:
         raise CompressionError(
