@@ -1,4 +1,4 @@
-"""Fuzzes the reader of weights files: container, descriptors, every codec's `read` and `decode`.
+"""Fuzzes the reader of weights files: container, descriptors, every codec's `read` and `decode`, edits of structure.
 
 python -m tests.fuzz.fuzz_weights CORPUS... [-max_total_time=600 and other options of libFuzzer]
 
@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 
 import atheris
+from torch import nn
 
 with atheris.instrument_imports(include=["modelmill.compress", "modelmill.kernels"]):
     from modelmill.compress.errors import BadArtifact
+    from modelmill.compress.structure import apply_edits, from_json
     from modelmill.compress.weight import CompressedWeight
     from modelmill.compress.weights import read_weights
 
@@ -30,6 +32,14 @@ _WARM_UP = 2000
 _seen = {"files": 0, "accepted": 0}
 
 
+class Small(nn.Module):
+    """What the edits of structure are done to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc, self.heads = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 4), 2
+
+
 class Grown(Exception):
     """A small file took much memory."""
 
@@ -38,10 +48,13 @@ def one_file(data: bytes) -> None:
     _FILE.write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        for weight in read_weights(_FILE).tensors.values():
+        stored = read_weights(_FILE)
+        apply_edits(Small(), from_json(stored.structure))
+        for weight in stored.tensors.values():
             # Blocks that are not kept take no bytes: only the module that a file is for says whether its shape is right.
             if isinstance(weight, CompressedWeight) and math.prod(weight.shape) <= _LARGEST_DECODED:
                 weight.decode()
+                weight.prepare()
         _seen["accepted"] += 1
     except BadArtifact:
         pass

@@ -71,7 +71,8 @@ def prepare8(codes: torch.Tensor) -> torch.Tensor:
         raise CompressionError(f"codes are {codes.dtype} {list(codes.shape)}: 8 bits are int8 or uint8 [rows, inputs]")
     codes = codes.contiguous()
     rows, inputs = codes.shape
-    if rows % ROWS or inputs % QUAD or not codes.numel():
+    # In another writer's file a tensor may begin anywhere.
+    if rows % ROWS or inputs % QUAD or not codes.numel() or codes.storage_offset() % QUAD:
         return pack(codes.view(torch.uint8), 8).view(codes.dtype)
     tiles, blocks, _ = tiled_shape(rows, inputs, 8)
     # Four inputs move together: a third of the time of `pack`.

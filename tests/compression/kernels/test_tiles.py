@@ -44,6 +44,13 @@ def test_int8_codes_keep_their_type_and_place() -> None:
     assert torch.equal(prepare8(codes).view(16, 4), codes)
 
 
+@given(st.sampled_from((16, 32, 33)), st.sampled_from((4, 7, 40)), st.integers(0, 5))
+def test_int8_codes_become_tiles_wherever_they_lie(rows: int, inputs: int, offset: int) -> None:
+    memory = torch.randint(-128, 128, (offset + rows * inputs,), dtype=torch.int8, generator=torch.Generator().manual_seed(rows))
+    codes = memory[offset:].view(rows, inputs)
+    assert torch.equal(prepare8(codes), pack(codes.clone().view(torch.uint8), 8).view(torch.int8))
+
+
 def test_channels_of_a_convolution_are_padded_to_four_for_each_tap() -> None:
     codes = torch.arange(2 * 2 * 3, dtype=torch.uint8).view(2, 6)
     rows = conv_rows(codes, (2, 3, 1, 2), fill=9)
