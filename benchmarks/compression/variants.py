@@ -30,14 +30,14 @@ SEVEN = Step(quantize=Quantize(bits=7))
 """Codes of 7 bits in int8, which linear layers add in 16 bits where there is no VNNI; other libraries call it reduced range."""
 INT4 = Step(quantize=Quantize(method="NormalFloat", bits=4, granularity="Group", group_size=32))
 FINE_TUNING = (
+    Step(prune=Prune(method="Channels", sparsity=1 - 1 / 2.12)),
     Step(
-        prune=Prune(
-            method="Channels",
-            sparsity=1 - 1 / 2.2,
-            training=Training(epochs=4, lr=0.03, batch_size=128, teacher=0.9, temperature=4.0),
+        distill=Distill(
+            method="Features",
+            weight=100.0,
+            training=Training(epochs=4, lr=0.03, batch_size=64, teacher=0.9, temperature=4.0),
         )
     ),
-    Step(distill=Distill(training=Training(epochs=2, lr=0.02, schedule="Cosine", teacher=0.9, temperature=4.0))),
 )
 PLANS = {
     "resnet20-int8": (INT8,),
