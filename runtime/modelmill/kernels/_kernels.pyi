@@ -20,3 +20,10 @@ def runs(*arguments: int) -> bool:
 
 def packed_linear(set_: int, *arguments: float) -> None:
     """As `linear`, with lengths, order and shift (see runtime/native/kernels/packing.hpp) after the weight."""
+
+def gelu(*arguments: int) -> None:
+    """x, y float32 of this many values; whether by tanh; threads. Needs AVX2 and FMA."""
+
+def attention(*arguments: float) -> None:
+    """q, k, v, out, mask of bytes or 0, mask of floats or 0; batch, heads, queries, keys, width; strides of sample, head and row
+    of q, k, v, out and mask; scale, threads. Needs AVX2 and FMA."""

@@ -8,7 +8,11 @@
 
 #include <new>
 
+#include "arguments.hpp"
 #include "sets.hpp"
+#ifndef MODELMILL_EMULATE
+#include "floats.hpp"
+#endif
 
 namespace modelmill::kernels {
 namespace {
@@ -44,41 +48,6 @@ const Set sets[] = {{"portable", always, portable::linear, portable::conv, porta
                     {"avx512vnni", has_vnni, vnni::linear, vnni::conv, vnni::run, vnni::packed_linear}};
 #endif
 constexpr int64_t SETS = sizeof(sets) / sizeof(*sets);
-
-// Reads the arguments one after the other; after one that is no number the rest are 0.
-class Arguments {
-public:
-    Arguments(PyObject* const* values, Py_ssize_t count) : values_(values), end_(values + count) {}
-    int64_t whole() {
-        if (values_ == end_) return failed("too few arguments");
-        const int64_t value = PyLong_AsLongLong(*values_++);
-        bad_ = bad_ || (value == -1 && PyErr_Occurred());
-        return bad_ ? 0 : value;
-    }
-    template <typename Value>
-    Value* pointer() {
-        return reinterpret_cast<Value*>(static_cast<uintptr_t>(whole()));
-    }
-    float number() {
-        if (values_ == end_) return static_cast<float>(failed("too few arguments"));
-        const double value = PyFloat_AsDouble(*values_++);
-        bad_ = bad_ || (value == -1 && PyErr_Occurred());
-        return bad_ ? 0 : static_cast<float>(value);
-    }
-    bool good() {
-        if (!bad_ && values_ != end_) failed("too many arguments");
-        return !bad_;
-    }
-
-private:
-    int64_t failed(const char* message) {
-        if (!bad_) PyErr_SetString(PyExc_TypeError, message);
-        bad_ = true;
-        return 0;
-    }
-    PyObject *const *values_, *const *end_;
-    bool bad_ = false;
-};
 
 Weight weight_of(Arguments& arguments) {
     Weight weight{};
@@ -253,6 +222,35 @@ PyObject* packed_linear(PyObject*, PyObject* const* values, Py_ssize_t count) {
     return answer([&] { set->packed_linear(weight, packed, x, rows, fixed, threads, finish); });
 }
 
+#ifndef MODELMILL_EMULATE
+PyObject* gelu(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments arguments(values, count);
+    const auto* x = arguments.pointer<const float>();
+    auto* y = arguments.pointer<float>();
+    const int64_t size = arguments.whole();
+    const bool by_tanh = arguments.whole() != 0;
+    const auto threads = static_cast<int>(arguments.whole());
+    if (!arguments.good()) return nullptr;
+    return answer([&] { floats::gelu(x, y, size, by_tanh, threads); });
+}
+
+PyObject* attention(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments arguments(values, count);
+    Attention all{};
+    for (const float** part : {&all.q, &all.k, &all.v}) *part = arguments.pointer<const float>();
+    all.out = arguments.pointer<float>();
+    all.seen = arguments.pointer<const uint8_t>();
+    all.added = arguments.pointer<const float>();
+    for (int64_t* field : {&all.batch, &all.heads, &all.queries, &all.keys, &all.width}) *field = arguments.whole();
+    for (auto* strides : {&all.q_strides, &all.k_strides, &all.v_strides, &all.out_strides, &all.mask_strides})
+        for (int64_t& stride : *strides) stride = arguments.whole();
+    all.scale = arguments.number();
+    const auto threads = static_cast<int>(arguments.whole());
+    if (!arguments.good()) return nullptr;
+    return answer([&] { floats::attend(all, threads); });
+}
+#endif
+
 // The names of the sets that this processor has, worst first; a set's place is its number.
 PyObject* names(PyObject*, PyObject*) {
     PyObject* list = PyList_New(0);
@@ -275,6 +273,10 @@ PyMethodDef methods[] = {{"linear", method(linear), METH_FASTCALL, nullptr},
                          {"packed_linear", method(packed_linear), METH_FASTCALL, nullptr},
                          {"run", method(run), METH_FASTCALL, nullptr},
                          {"runs", method(runs), METH_FASTCALL, nullptr},
+#ifndef MODELMILL_EMULATE
+                         {"gelu", method(gelu), METH_FASTCALL, nullptr},
+                         {"attention", method(attention), METH_FASTCALL, nullptr},
+#endif
                          {"names", names, METH_NOARGS, nullptr},
                          {}};
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};

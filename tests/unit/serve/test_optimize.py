@@ -333,7 +333,7 @@ LEFT_ALONE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "bfloat16": (lambda: nn.Sequential(conv()).bfloat16().eval(), "its weights are torch.bfloat16"),
     "float64": (lambda: nn.Sequential(conv()).double().eval(), "its weights are torch.float64"),
     "elsewhere": (lambda: nn.Sequential(conv()).to("meta").eval(), "its weights are on meta"),
-    "no convolutions": (lambda: nn.Sequential(nn.Linear(SIZE, 3), nn.ReLU()).eval(), "without convolutions"),
+    "no convolutions": (lambda: nn.Sequential(nn.Linear(SIZE, 3), nn.ReLU()).eval(), "the model runs as it is"),
     "random": (lambda: with_forward(lambda net, x: net.one(x) + torch.rand_like(x)), "it answers otherwise for 3 rows"),
     "random by constants": (lambda: with_forward(lambda net, x: net.one(x) + torch.rand(1)), "it answers otherwise"),
     "dropout that was left on": (dropping_always, "it answers otherwise for 3 rows"),

@@ -76,3 +76,19 @@ def inputs_like(example: Inputs, *, rows: int) -> tuple[torch.Tensor, ...]:
         else:
             result.append(tensor[torch.arange(rows) % tensor.shape[0]])
     return tuple(result)
+
+
+def ones_like(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    """With whole numbers that are all zero made one, since a mask of zeros shows nothing; () where there are none."""
+    zeros = [not tensor.is_floating_point() and not tensor.any() for tensor in inputs]
+    if not any(zeros):
+        return ()
+    return tuple(torch.ones_like(one) if zero else one for one, zero in zip(inputs, zeros, strict=True))
+
+
+def accepts(module: nn.Module, inputs: Inputs) -> bool:
+    try:
+        module(*inputs)
+    except Exception:
+        return False
+    return True

@@ -24,6 +24,10 @@ class NoGraph(ValueError):
     """The module's own forward cannot be followed."""
 
 
+class Leaf(nn.Module):
+    """One call in any graph, whatever its forward does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traced:
     graph: fx.Graph
@@ -67,9 +71,8 @@ class _Tracer(fx.Tracer):
         self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return (
-            module_qualified_name in self.parts or isinstance(m, Compressed) or super().is_leaf_module(m, module_qualified_name)
-        )
+        own = module_qualified_name in self.parts or isinstance(m, Compressed | Leaf)
+        return own or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from modelmill.compress.graph.compare import cpu_seconds, differing, inputs_like
+from modelmill.compress.graph.compare import accepts, cpu_seconds, differing, inputs_like, ones_like
 from modelmill.compress.graph.fold import fold
-from modelmill.compress.graph.pairs import CONVOLUTIONS, pairs
+from modelmill.compress.graph.pairs import pairs
 from modelmill.compress.graph.tensors import Inputs, clone, let_go, tensors_of
 from modelmill.serve.optimize import convolutions
+from modelmill.serve.optimize.floats import swap
 from modelmill.serve.optimize.rewrite import programs, rewrite
 from modelmill.serve.optimize.small import image_sizes, narrow
 
@@ -21,9 +22,9 @@ MAX_REASON_CHARACTERS = 300
 TOO_SLOW, TOO_LATE = 1.1, 0.005
 """Times the untouched module's time, and seconds on top: both are measured once only."""
 PLANS = ((True, True, True), (True, True, False), (True, False, False), (False, False, False))
-"""Channels-last, small images, and the forward written anew (programs and fused convolutions), besides folding; the first that
-is right and not slower is served. A module may read the weight of a convolution, or view an activation in another shape, which
-channels-last does not allow."""
+"""Channels-last, small images, and the forward written anew (attention, programs, fused convolutions), besides folding; the
+first that is right and not slower is served. A module may read the weight of a convolution, or view an activation in another
+shape, which channels-last does not allow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
         if narrowed:
             done["convolutions of small images as products"] = narrow(candidate, sizes)
         if rewritten:
+            candidate, done["activations and attentions by own functions"] = swap(candidate, inputs=len(example))
             candidate, counts = rewrite(candidate, inputs=len(example))
             done |= counts
         text = ", ".join(f"{count} {what}" for what, count in done.items() if count)
@@ -85,6 +87,7 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
 def _objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str | None:
     rows = example[0].shape[0]
     tried = [inputs_like(example, rows=count) for count in (rows, 1 if rows > 1 else 3)]
+    tried += [ones for ones in (ones_like(tried[0]),) if ones and accepts(module, ones)]
     try:
         for inputs in tried:
             if difference := differing(candidate, module, inputs=inputs):
@@ -108,8 +111,6 @@ def _as_it_is(module: nn.Module, reason: str) -> Optimized:
 def _refusal(module: nn.Module) -> str | None:
     if module.training:
         return "it is in training mode"
-    if not any(type(layer) in CONVOLUTIONS for layer in module.modules()):
-        return "nothing here makes a module without convolutions faster"
     for tensor in tensors_of(module):
         if tensor.device.type != "cpu":
             return f"its weights are on {tensor.device}"
