@@ -46,6 +46,13 @@ class Counting(nn.Module):
         return x
 
 
+class Activation(nn.Module):
+    """A module of its own without layers, as libraries have them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.gelu(x)
+
+
 class Twice(nn.Module):
     """What GELU reads is read again."""
 
@@ -79,8 +86,9 @@ def test_gelu_and_attention_are_found_as_functions_and_as_modules(activation: Ca
 
 
 def test_they_are_found_in_the_parts_of_what_cannot_be_followed() -> None:
-    notes, _ = answers(Counting(Block(functional.gelu), nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()), Block(nn.GELU())))
-    assert "5 activations and attentions by own functions" in notes
+    blocks = Block(functional.gelu), nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()), nn.GELU(), Activation(), Block(nn.GELU())
+    notes, _ = answers(Counting(*blocks))
+    assert "7 activations and attentions by own functions" in notes
 
 
 @pytest.mark.parametrize("flags", [{"is_causal": True}, {"dropout_p": 1e-9}], ids=str)
@@ -93,6 +101,17 @@ def test_attention_of_another_kind_stays(flags: dict[str, object]) -> None:
 def test_what_is_read_again_is_not_overwritten() -> None:
     notes, _ = answers(Twice())
     assert "1 activations" in notes
+
+
+def test_what_a_hook_has_seen_is_not_overwritten() -> None:
+    module, seen = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()), list[torch.Tensor]()
+    module[0].register_forward_hook(lambda *given: seen.append(given[2]))
+    module.eval()
+    optimized = optimize(module, example=(ROWS,)).module
+    seen.clear()
+    with torch.inference_mode():
+        answer = optimized(ROWS)
+    assert not torch.equal(seen[-1], answer)
 
 
 def test_a_part_with_hooks_keeps_them() -> None:

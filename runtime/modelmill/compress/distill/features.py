@@ -30,8 +30,9 @@ from modelmill.compress.tune import Training, tune
 Method = Literal["Features", "Attention"]
 Pairs = Sequence[tuple[str, str]]
 WEIGHTS: Mapping[Method, float] = {"Features": 25.0, "Attention": 1.0}
-"""Of the distance in the loss. Half an epoch of ResNet-56 on CIFAR-10 with less than half of its multiplications left was right
-on 85.7 % of held-out rows without features, 86.0 % with weight 1, 87.2 % with 5 and 89.3 % with 25."""
+"""Of the distance in the loss. ResNet-56 on CIFAR-10 with less than half of its multiplications left, after half an epoch, was
+right on 85.7 % of held-out rows without features, 86.0 % with weight 1, 87.2 % with 5, 89.3 % with 25, 90.7 % with 100 and
+89.3 % with 400."""
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LAYERS = (nn.Conv2d, nn.Linear)
 

@@ -78,7 +78,7 @@ def inputs_like(example: Inputs, *, rows: int) -> tuple[torch.Tensor, ...]:
     return tuple(result)
 
 
-def ones_like(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+def with_ones(inputs: Inputs) -> tuple[torch.Tensor, ...]:
     """With whole numbers that are all zero made one, since a mask of zeros shows nothing; () where there are none."""
     zeros = [not tensor.is_floating_point() and not tensor.any() for tensor in inputs]
     if not any(zeros):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from modelmill.compress.graph.compare import accepts, cpu_seconds, differing, inputs_like, ones_like
+from modelmill.compress.graph.compare import accepts, cpu_seconds, differing, inputs_like, with_ones
 from modelmill.compress.graph.fold import fold
 from modelmill.compress.graph.pairs import pairs
 from modelmill.compress.graph.tensors import Inputs, clone, let_go, tensors_of
@@ -87,7 +87,7 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
 def _objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str | None:
     rows = example[0].shape[0]
     tried = [inputs_like(example, rows=count) for count in (rows, 1 if rows > 1 else 3)]
-    tried += [ones for ones in (ones_like(tried[0]),) if ones and accepts(module, ones)]
+    tried += [ones for ones in (with_ones(tried[0]),) if ones and accepts(module, ones)]
     try:
         for inputs in tried:
             if difference := differing(candidate, module, inputs=inputs):

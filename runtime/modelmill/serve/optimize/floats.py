@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from modelmill.compress.graph.trace import Leaf
+from modelmill.compress.graph.trace import Leaf, customised
 from modelmill.compress.modules import CompressedLinear
 from modelmill.kernels import floats
 from modelmill.serve.optimize.graphs import followed
@@ -20,6 +20,7 @@ _ATTENTION: Mapping[str, Any] = {
     "query": None, "key": None, "value": None, "attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None,
     "enable_gqa": False,
 }  # fmt: skip
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _GELU: Mapping[str, Any] = {"input": None, "approximate": "none"}
 
 
@@ -49,7 +50,9 @@ def swap(module: nn.Module, *, inputs: int) -> tuple[nn.Module, int]:
 
 
 def _swap(module: nn.Module, inputs: int | None) -> tuple[nn.Module, int]:
-    if not any(True for _ in module.children()):
+    if type(module) is nn.GELU and not customised(module):
+        return Gelu(module.approximate, in_place=False), 1
+    if type(module).__module__.startswith("torch.nn.") and not isinstance(module, _CONTAINERS):
         return module, 0
     traced = followed(module, inputs=inputs)
     if traced is None:
@@ -107,4 +110,5 @@ def _is_made_for(module: nn.Module, node: fx.Node) -> bool:
     given = node.all_input_nodes[0]
     if given.op != "call_module" or len(given.users) != 1:
         return False
-    return type(module.get_submodule(str(given.target))) in (nn.Linear, CompressedLinear)
+    layer = module.get_submodule(str(given.target))
+    return type(layer) in (nn.Linear, CompressedLinear) and not customised(layer)
