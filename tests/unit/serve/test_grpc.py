@@ -446,8 +446,10 @@ def test_a_large_message_that_is_none_is_refused(content: bytes) -> None:
         oip_grpc.parsed(content)
 
 
-@given(st.lists(st.one_of(st.binary(max_size=300), st.just(bytes(70_000))), max_size=4))
-def test_a_large_message_is_split_as_protobuf_would(raw: list[bytes]) -> None:
+@given(st.lists(st.one_of(st.binary(max_size=300), st.just(70_000)), max_size=4))
+def test_a_large_message_is_split_as_protobuf_would(drawn: list[bytes | int]) -> None:
+    """`drawn`: bytes, or how many zeros: a failure has to print them."""
+    raw = [bytes(one) for one in drawn]
     tensor = _typed("x", "INT64", int64_contents=[-1, 1 << 62])
     request = _request(tensor, id="a", parameters=_parameter(timeout=-5), raw_input_contents=raw)
     content = request.SerializeToString() + b"\x99\x01" + bytes(8) + b"\x9d\x01" + bytes(4) + b"\x92\x01\x02ab" + b"\x58\x05"
