@@ -21,6 +21,8 @@ from modelmill.datatypes import Array
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+_chance = random.Random()
+"""Not the module's own, which programs seed and expect to themselves."""
 _NO_ROOM = (429, 503)
 _NOT_OFFERED = (404, 405, 501)
 _NOT_ALLOWED = (401, 403)
@@ -179,6 +181,6 @@ def _may_repeat(exchange: Exchange, outcome: Reply | NoReply) -> bool:
 
 def _pause(tries: int, outcome: Reply | NoReply) -> float:
     """Doubles with each try; random, so that clients that were refused together do not come back together."""
-    backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
+    backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** (tries - 1)) * _chance.uniform(0.5, 1.0)
     asked = retry_after(outcome) if isinstance(outcome, Reply) else None
     return max(backoff, asked or 0.0)

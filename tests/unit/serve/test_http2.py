@@ -1,6 +1,7 @@
 """HTTP/2 on a real socket, frame by frame: order, windows, limits, broken clients. Not here: what the requests mean."""
 
 import asyncio
+import random
 import socket
 import struct
 import threading
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 
 from modelmill.serve.http import Limits
 from modelmill.serve.http2 import frames, hpack, huffman
+from modelmill.serve.http2 import port as port_module
 from modelmill.serve.http2.frames import Error
 from modelmill.serve.http2.headers import Headers, request_headers
 from modelmill.serve.http2.port import Port
 from modelmill.serve.http2.stream import Stream
+from modelmill.serve.port import ListeningPort
 from tests.unit.serve.test_http import eventually
 
 LIMITS = Limits(
@@ -564,3 +567,22 @@ def test_the_table_forgets_the_oldest() -> None:
     assert decoder.decode(b"\x3f\x4a" + add + b"\xbe\xc0") == [*((f"{i:02}", "v") for i in range(4)), ("03", "v"), ("01", "v")]
     with pytest.raises(frames.ConnectionFailed):
         decoder.decode(b"\xc1")
+
+
+def test_a_port_does_not_draw_from_the_generator_that_programs_seed() -> None:
+    """hypothesis fails a property, and a program its seeded run, when another thread draws from it."""
+
+    class Old:
+        began = 0.0
+        left = False
+
+        def leave(self) -> None:
+            self.left = True
+
+    port, connection = Port.__new__(Port), Old()
+    before = random.getstate()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ListeningPort, "look_at", lambda *_: None)
+        port.look_at(connection, 2 * port_module.CONNECTION_SECONDS)  # type: ignore[arg-type]  # as much of one as it needs
+    assert connection.left
+    assert random.getstate() == before

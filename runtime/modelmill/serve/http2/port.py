@@ -14,6 +14,8 @@ from modelmill.serve.http2.stream import Receiver, Stream
 from modelmill.serve.port import ListeningPort
 
 CONNECTION_SECONDS = 300.0
+_chance = random.Random()
+"""Not the module's own, which programs seed and expect to themselves."""
 
 
 class Port(ListeningPort[Connection]):
@@ -23,7 +25,7 @@ class Port(ListeningPort[Connection]):
 
     def look_at(self, connection: Connection, now: float) -> None:
         super().look_at(connection, now)
-        if now - connection.began > CONNECTION_SECONDS * random.uniform(0.9, 1.1):
+        if now - connection.began > CONNECTION_SECONDS * _chance.uniform(0.9, 1.1):
             connection.leave()
 
     def stop_accepting(self) -> None:
