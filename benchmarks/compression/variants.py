@@ -4,7 +4,6 @@ Fine-tuning takes an hour of a processor, so its result is kept in `kept/`, name
 """
 
 import argparse
-import copy
 import hashlib
 import time
 from collections.abc import Iterable
@@ -115,8 +114,7 @@ def fine_tune() -> Path:
         structure += made.structure
         write_weights(fresh, made.weights, structure=structure)
         print("\n".join((*made.notes, f"took {(time.process_time() - began) / 60:.1f} minutes of the processor")), flush=True)
-        # Tensors that are cut out of one file cannot be trained each for itself.
-        module = copy.deepcopy(load_variant(Workload("resnet56").module(), fresh))
+        module = load_variant(Workload("resnet56").module(), fresh)
     for old in KEPT.glob(f"{FINE_TUNED}-*.safetensors"):
         old.unlink()
     return fresh.rename(KEPT / f"{FINE_TUNED}-{digest(fresh)}.safetensors")
