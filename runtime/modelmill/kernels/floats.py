@@ -14,7 +14,8 @@ from modelmill.kernels import native
 
 LANES = 8
 MOST_KEYS, MOST_WIDTH = 256, 256
-"""With 64 keys torch's attention took 1.5 times as long (Zen 3, one thread), with 128 1.2 times, with 256 as long, with 1,024 0.8."""
+"""With 64 keys torch's attention took 1.5 times as long, with 128 1.2 times, with 256 as long, with 1,024 0.8 (Zen 3, one
+thread)."""
 _SETS = ("avx2", "avx512vnni")
 
 
