@@ -4,7 +4,6 @@ Training needs its norms, so this comes after the last step that trains. What is
 as before on rows of the data.
 """
 
-import copy
 from collections.abc import Sequence
 
 from modelmill.compress.draft import Context, Draft
@@ -28,7 +27,7 @@ def fold_norms(draft: Draft, context: Context) -> None:
     if not found:
         return
     (inputs, _), *_ = context.material.calibration(rows=2)
-    folded = copy.deepcopy(draft.module)
+    folded = clone(draft.module)
     fold(folded, found)
     if difference := differing(folded, draft.module, inputs=(inputs,)):
         draft.notes.append(f"batch norms stay as they are: folded into convolutions, the model answers otherwise: {difference}")

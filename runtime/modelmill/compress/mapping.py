@@ -1,7 +1,7 @@
 """Files mapped into memory.
 
 A page of a mapped file counts as the process's memory once it was touched. What a weight has been copied from is not needed
-again: `let_go` gives such pages back, and the kernel reads them anew should anybody look.
+again: `drop_pages` gives such pages back, and the kernel reads them anew should anybody look.
 """
 
 import mmap
@@ -23,7 +23,7 @@ def mapped(path: Path) -> torch.Tensor:
     return tensor
 
 
-def let_go(tensor: torch.Tensor) -> None:
+def drop_pages(tensor: torch.Tensor) -> None:
     """Of a contiguous part of a mapped file that was not written to: its whole pages take no memory. Of any other: nothing."""
     first, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     for mapping, begin in list(_open.items()):

@@ -28,7 +28,7 @@ namespace floats {
 
 constexpr int LANES = 8, ROWS = 4;  // queries at a time
 
-// e ** x within 2 units in the last place; 0 (about 1e-38) below -87. NaN stays.
+// e ** x up to rounding; 0 (about 1e-38) below -87. NaN stays.
 inline __m256 exponential(__m256 x) {
     x = _mm256_max_ps(_mm256_set1_ps(-87.33654F), _mm256_min_ps(_mm256_set1_ps(88.37626F), x));
     const __m256 whole =

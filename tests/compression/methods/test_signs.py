@@ -12,6 +12,7 @@ from torch.nn import functional
 from modelmill.compress.apply import load_variant
 from modelmill.compress.codecs.coded import CodedWeight
 from modelmill.compress.codecs.signs import SignCodes
+from modelmill.compress.codes import Codes
 from modelmill.compress.errors import BadArtifact
 from modelmill.compress.grids.binary import Binary
 from modelmill.compress.grids.uniform import Uniform
@@ -81,9 +82,9 @@ def test_training_sees_what_serving_will_compute() -> None:
     [Binary().encode(torch.randn(16, 8), name="w"), Uniform(bits=4).encode(torch.randn(16, 8, 3, 3), name="w")],
     ids=("a linear layer", "4 bits"),
 )
-def test_a_file_that_says_sign_codes_of_anything_else_is_refused(codes: object, tmp_path: Path) -> None:
-    weight = CodedWeight.of(codes)  # type: ignore[arg-type]  # one type of codes
-    weight.codec = SignCodes.codec  # type: ignore[misc]  # the lie
+def test_a_file_that_says_sign_codes_of_anything_else_is_refused(codes: Codes, tmp_path: Path) -> None:
+    weight = CodedWeight.of(codes)
+    weight.codec = SignCodes.codec  # type: ignore[misc]  # a lie, which no codec tells by itself
     write_weights(tmp_path / "w", {"w": weight})
     with pytest.raises(BadArtifact, match="sign-codes are convolutions of 1 bit"):
         read_weights(tmp_path / "w")

@@ -28,7 +28,7 @@ def test_what_is_let_go_takes_no_memory_and_reads_the_same(file: Path) -> None:
     whole = mapping.mapped(file)
     assert int(whole.max()) == 255
     part, before = whole[1000 : SIZE - 1000], resident()
-    mapping.let_go(part)
+    mapping.drop_pages(part)
     assert before - resident() > SIZE * 0.9
     assert bytes(whole.tolist()) == file.read_bytes()
 
@@ -36,7 +36,7 @@ def test_what_is_let_go_takes_no_memory_and_reads_the_same(file: Path) -> None:
 def test_memory_that_is_not_of_a_file_is_left_alone(file: Path) -> None:
     whole = mapping.mapped(file)
     own = whole.clone()
-    mapping.let_go(own)
+    mapping.drop_pages(own)
     assert torch.equal(own, whole)
 
 

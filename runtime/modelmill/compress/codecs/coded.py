@@ -17,7 +17,7 @@ from torch.nn import functional
 from modelmill.compress.codecs.shape import shape_of
 from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
-from modelmill.compress.mapping import let_go
+from modelmill.compress.mapping import drop_pages
 from modelmill.compress.weight import CompressedWeight, Geometry, Take
 from modelmill.kernels import coded_conv2d, coded_linear, gpu, program, tiles
 from modelmill.kernels.linear import FEW
@@ -167,7 +167,7 @@ class CodedWeight(CompressedWeight):
         if self.tiled or torch.cuda.is_available() or not _groups_fit(self.shape, self.scale.shape[1]):
             return
         stored, self.codes = self.codes, tiles.prepare8(_padded(rows_of(self.codes), self.shape))
-        let_go(stored)
+        drop_pages(stored)
         self.scale = tiles.tile_scales(self.scale)
         self.zero = None if self.zero is None else tiles.tile_scales(self.zero)
         self.tiled = True

@@ -87,6 +87,7 @@ def with_ones(inputs: Inputs) -> tuple[torch.Tensor, ...]:
 
 
 def accepts(module: nn.Module, inputs: Inputs) -> bool:
+    """Whether the module can be called with these: whatever it raises says that it cannot."""
     try:
         module(*inputs)
     except Exception:
