@@ -8,6 +8,7 @@ from torch import nn
 
 from modelmill.compress.apply import load_variant
 from modelmill.compress.errors import BadArtifact
+from modelmill.compress.fold import place
 from modelmill.compress.pipeline import compress
 from modelmill.compress.structure import apply_edits, from_json
 from modelmill.compress.weights import write_weights
@@ -81,6 +82,10 @@ def test_norms_are_folded_once_nothing_trains_any_more(steps: tuple[Step, ...], 
     module = used(Net())
     made = compress(module, steps, context(material(), teacher=module))
     assert (FOLDED in made.structure) == folded
+
+
+def test_norms_are_folded_after_channels_went_since_they_settle_on_what_is_left() -> None:
+    assert place((Step(prune=Prune(method="Channels", sparsity=0.3)), INT8)) == 1
 
 
 def test_a_module_that_reads_its_norm_keeps_it() -> None:

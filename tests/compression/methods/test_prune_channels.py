@@ -12,6 +12,8 @@ from torch.nn import functional
 from benchmarks.serving.models import encoder
 from examples.cifar10.recipe import ResNet
 from modelmill.compress.errors import CompressionError
+from modelmill.compress.graph.fold import fold
+from modelmill.compress.graph.pairs import pairs
 from modelmill.compress.prune.heads import prune_head_dimensions, prune_heads
 from modelmill.compress.prune.structured import Pruned, prune_channels
 from modelmill.compress.structure import SetAttribute, apply_edits, from_json, to_json
@@ -91,6 +93,13 @@ def test_a_residual_network_gets_the_multiplications_asked_for() -> None:
     _reload(pruned, ResNet(1), IMAGES)
 
 
+def test_channels_that_a_narrower_layer_does_not_have_are_refused() -> None:
+    module = _settled(ResNet(1))
+    fold(module, pairs(copy.deepcopy(module), inputs=1).found)
+    pruned = prune_channels(module, IMAGES, macs=1.3, round_to=16)  # tries channel 60 of the last layer's 64
+    assert any("has no channel 63 to go with it" in reason for reason in pruned.refused.values())
+
+
 def test_channels_of_no_effect_go_first_and_change_nothing() -> None:
     module = _settled(conv_net())
     dead = torch.tensor([1, 2, 3, 7, 8, 9, 12, 15])
@@ -143,7 +152,7 @@ def test_channels_that_are_flattened_are_found_again() -> None:
 
 
 def test_channels_that_the_graph_mistakes_are_refused() -> None:
-    with pytest.raises(CompressionError, match="cannot compute without some of its channels"):
+    with pytest.raises(CompressionError, match="has no channel 15 to go with it"):
         prune_channels(Joined(flat=True), IMAGES, ratio=0.5, round_to=4)
 
 

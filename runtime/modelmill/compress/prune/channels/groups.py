@@ -80,7 +80,10 @@ class Graph:
                 continue  # an operation, such as an activation
             if reason := _unknown(layer):
                 return f"{root}: its channels reach {reason}"
-            parts.append(self._part(layer, item))
+            part = self._part(layer, item)
+            if reason := _missing(layer, part):
+                return f"{root}: {reason}"
+            parts.append(part)
         if not any(part.side == "inputs" for part in parts):
             return f"{root}: no layer reads its channels, which are outputs of the model"
         return Group(root=root, channels=len(found[0].idxs), parts=tuple(parts))
@@ -94,6 +97,13 @@ class Graph:
         single = isinstance(layer, nn.Conv2d) and layer.groups > 1
         both = single or not isinstance(layer, nn.Linear | nn.Conv2d)
         return Part(path=self._paths[layer], side="both" if both else "inputs" if reads else "outputs", of_channel=of_channel)
+
+
+def _missing(layer: nn.Module, part: Part) -> str | None:
+    """The graph takes a shortcut that appends channels of zeros for one that does not, so it may name more than there are."""
+    weight: Any = layer.weight
+    has, named = weight.shape[1 if part.side == "inputs" else 0], max(max(indices) for indices in part.of_channel)
+    return f"{part.path}, with {has} {part.side}, has no channel {named} to go with it" if named >= has else None
 
 
 def _unknown(layer: nn.Module) -> str | None:
