@@ -5,7 +5,8 @@
 // A panel step is 64 bytes: 16 rows x 4 codes, or 16 rows x 2 levels of 16 bits. Where no activation is below 0 they are the
 // unsigned operand and levels the signed one, 16 rows x 4 bytes: a pair of products is 2 * 127 * 128 at most.
 
-constexpr int ROWS = 6;
+constexpr int ROWS = 6, TILES = 1;
+constexpr int64_t BLOCK_BYTES = 192 << 10;  // of activations at a time: they stay in the second-level cache
 constexpr int STREAM = 4;
 constexpr int LONGEST = 128;     // steps between flushes
 constexpr bool POSITIVE = true;  // there is a way for activations without negative values: narrow, with `flush` 0
@@ -163,8 +164,8 @@ inline void product_of(const Mode& mode, const uint8_t* panel, const uint8_t* co
     narrow_product(First<COUNT>(), mode.flush, panel, rows, offsets, steps, sums);
 }
 
-inline void product(int count, const Mode& mode, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
-                    int64_t steps, int32_t* sums) {
+inline void product(int, int count, const Mode& mode, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
+                    int64_t steps, int32_t* sums, int64_t) {
     switch (count) {
         case 1:
             return product_of<1>(mode, panel, rows, offsets, steps, sums);

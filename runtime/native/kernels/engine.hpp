@@ -1,19 +1,11 @@
 // Rows of activations times a weight's tiles. Included inside a namespace: see sets.hpp.
 
-// Activations as a product reads them: row i's operands for step s are the 4 bytes at at[i] + offsets[s].
-struct Rows {
-    int64_t count;
-    const uint8_t** at;
-    float* scale;   // [count]
-    int32_t* sums;  // [count][groups], or null where no output needs them
-    const int32_t* offsets;
-    int64_t steps;
-};
-
+// Of as many tiles as are multiplied together (TILES).
 struct Area {
-    uint8_t* panel;
-    int32_t* sums;  // [rows][16]
-    float* totals;  // [rows][16]
+    uint8_t* panel;  // [tiles][PANEL_BYTES]
+    int32_t* sums;   // [tiles][rows][16]
+    float* totals;   // [tiles][rows][16]
+    int64_t apart;   // rows * 16
 };
 
 // How `weight` is multiplied with these activations where more than a few rows come.
@@ -25,95 +17,86 @@ inline Mode mode_for(const Weight& weight, const float* x, int64_t count) {
 
 inline bool needs_sums(const Weight& weight, const Mode& mode) { return weight.zero || mode.offset != 0; }
 
-inline size_t area_bytes(int64_t rows) { return PANEL_BYTES + 2 * 64 * static_cast<size_t>(rows) + 3 * 64; }
+inline size_t area_bytes(int64_t rows) { return TILES * (PANEL_BYTES + 2 * 64 * static_cast<size_t>(rows)) + 3 * 64; }
 inline Area area_in(Scratch& scratch, int64_t rows) {
-    return {scratch.take<uint8_t>(PANEL_BYTES), scratch.take<int32_t>(16 * rows), scratch.take<float>(16 * rows)};
+    const auto apart = static_cast<size_t>(TILE * rows);
+    return {scratch.take<uint8_t>(TILES * PANEL_BYTES), scratch.take<int32_t>(TILES * apart), scratch.take<float>(TILES * apart),
+            static_cast<int64_t>(apart)};
 }
 
-// The end of a group: sums become floats, totals take them in. The sums start again at 0.
-inline void fold(const Weight& weight, const Mode& mode, int64_t tile, int64_t group, const Rows& rows, int64_t first,
-                 int64_t count, int32_t* __restrict sums, float* __restrict totals) {
-    const int64_t place = (tile * weight.groups + group) * TILE;
-    int32_t offset[TILE];
-    for (int i = 0; i < TILE; ++i) offset[i] = mode.offset - (weight.zero ? weight.zero[place + i] : 0);
-    const float* scale = weight.scale + place;
-    const int32_t step = mode.step;
-    for (int64_t row = 0; row < count; ++row, sums += TILE, totals += TILE) {
-        const int32_t x = rows.sums ? rows.sums[(first + row) * weight.groups + group] : 0;
-        for (int i = 0; i < TILE; ++i) {
-            const int32_t sum = step * sums[i] + offset[i] * x;
-            totals[i] = __builtin_fmaf(static_cast<float>(sum), scale[i], totals[i]);
-            sums[i] = 0;
-        }
-    }
-}
-
-template <bool RELU, bool RESIDUAL>
-inline void finish_rows(const Weight& weight, int64_t tile, const Rows& rows, int64_t first, int64_t count, const float* totals,
-                        const Finish& finish) {
-    const int64_t left = std::min<int64_t>(TILE, weight.outputs - tile * TILE);
-    float bias[TILE] = {};
-    if (weight.bias) std::memcpy(bias, weight.bias + tile * TILE, static_cast<size_t>(left) * sizeof(float));
-    const auto end = [&](const float* __restrict total, float scale, const float* residual, float* out, int64_t width) {
-        for (int64_t i = 0; i < width; ++i) {
-            float value = total[i] * scale;
-            value = value + bias[i];
-            if constexpr (RESIDUAL) value = value + residual[i];
-            if constexpr (RELU) value = value < 0 ? 0 : value;  // NaN stays
-            out[i] = value;
-        }
-    };
-    for (int64_t row = 0; row < count; ++row, totals += TILE) {
-        const int64_t place = (first + row) * weight.outputs + tile * TILE;
-        const float* residual = RESIDUAL ? finish.residual + place : nullptr;
-        if (left == TILE)
-            end(totals, rows.scale[first + row], residual, finish.out + place, TILE);
-        else
-            end(totals, rows.scale[first + row], residual, finish.out + place, left);
-    }
-}
-
-inline void finish_tile(const Weight& weight, int64_t tile, const Rows& rows, int64_t first, int64_t count, const float* totals,
-                        const Finish& finish) {
-    if (finish.residual)
-        finish.relu ? finish_rows<true, true>(weight, tile, rows, first, count, totals, finish)
-                    : finish_rows<false, true>(weight, tile, rows, first, count, totals, finish);
-    else
-        finish.relu ? finish_rows<true, false>(weight, tile, rows, first, count, totals, finish)
-                    : finish_rows<false, false>(weight, tile, rows, first, count, totals, finish);
-}
-
-// Steps [first, last) of a block of rows, whose panel lies there; groups that end are folded.
-inline void steps_of(const Weight& weight, const Mode& mode, int64_t tile, const Rows& rows, int64_t row, int count,
-                     int64_t first, int64_t last, const uint8_t* panel, int32_t* sums, float* totals) {
+// Steps [first, last) of some rows, whose panels lie there. Groups that end are folded, unless there is one only.
+inline void steps_of(const Weight& weight, const Mode& mode, int64_t tile, int tiles, const Rows& rows, int64_t row, int count,
+                     int64_t first, int64_t last, const Area& area) {
     const int64_t length = weight.groups == 1 ? rows.steps : weight.group() / 4 * mode.per_quad();
+    int32_t* sums = area.sums + row * TILE;
     for (int64_t step = first; step < last;) {
         const int64_t group = step / length, end = std::min(last, (group + 1) * length);
-        product(count, mode, panel + (step - first) * STEP_BYTES, rows.at + row, rows.offsets + step, end - step, sums);
-        if (end == (group + 1) * length) fold(weight, mode, tile, group, rows, row, count, sums, totals);
+        product(tiles, count, mode, area.panel + (step - first) * STEP_BYTES, rows.at + row, rows.offsets + step, end - step,
+                sums, area.apart);
+        for (int own = 0; own < tiles && weight.groups > 1 && end == (group + 1) * length; ++own)
+            fold(weight, mode, tile + own, group, rows, row, count, sums + own * area.apart,
+                 area.totals + own * area.apart + row * TILE);
         step = end;
     }
 }
 
-// Panel by panel: a piece of a tile is decoded once and used for all rows.
+inline void finish_tiles(const Weight& weight, const Mode& mode, int64_t tile, int tiles, const Rows& rows, int64_t row,
+                         int count, const Area& area, const Finish& finish) {
+    for (int own = 0; own < tiles; ++own) {
+        const int64_t at = own * area.apart + row * TILE;
+        if (weight.groups == 1)
+            finish_tile(weight, tile + own, rows, row, count, Integers(weight, mode, tile + own, area.sums + at), finish);
+        else
+            finish_tile(weight, tile + own, rows, row, count, Floats{area.totals + at}, finish);
+    }
+}
+
+// Asks for the codes of the next piece while this one is multiplied, rows by rows: decoding would wait for the memory.
+class Ahead {
+public:
+    Ahead(const Weight& weight, int64_t tile, int64_t last_tile, const Rows& rows, int64_t step) : rows_(rows.count) {
+        if (weight.tiles() * weight.blocks() * STEP_BYTES < WORTH_ASKING) return;
+        const bool more = step < rows.steps;
+        const int64_t next = more ? tile : tile + TILES, quad = more ? step * weight.quads() / rows.steps : 0;
+        tiles_ = std::min<int64_t>(TILES, last_tile - next);
+        apart_ = weight.blocks();
+        at_ = weight.codes + (next * apart_ + quad / weight.phases()) * STEP_BYTES;
+        lines_ = std::min<int64_t>(PANEL_STEPS, weight.quads() - quad) / weight.phases();
+    }
+    // Inlined: GCC 12 leaves out calls of a function that does nothing but this.
+    __attribute__((always_inline)) void ask(int64_t row, int count) const {
+        for (int64_t own = 0; own < tiles_; ++own)
+            for (int64_t line = lines_ * row / rows_; line < lines_ * (row + count) / rows_; ++line)
+                __builtin_prefetch(at_ + (own * apart_ + line) * STEP_BYTES);
+    }
+
+private:
+    int64_t rows_, tiles_ = 0, apart_ = 0, lines_ = 0;
+    const uint8_t* at_ = nullptr;
+};
+
+// Panel by panel: a piece of a tile, or of two, is decoded once and used for all rows.
 inline void multiply(const Weight& weight, const Mode& mode, const Rows& rows, int64_t tile, int64_t last_tile, const Area& area,
                      const Finish& finish) {
-    for (; tile < last_tile; ++tile) {
-        std::memset(area.sums, 0, static_cast<size_t>(rows.count) * TILE * sizeof(int32_t));
-        std::memset(area.totals, 0, static_cast<size_t>(rows.count) * TILE * sizeof(float));
+    for (; tile < last_tile; tile += TILES) {
+        const auto tiles = static_cast<int>(std::min<int64_t>(TILES, last_tile - tile));
+        std::memset(area.sums, 0, static_cast<size_t>(TILES * area.apart) * sizeof(int32_t));
+        if (weight.groups > 1) std::memset(area.totals, 0, static_cast<size_t>(TILES * area.apart) * sizeof(float));
         for (int64_t first = 0; first < rows.steps; first += PANEL_STEPS) {
             const int64_t last = std::min<int64_t>(rows.steps, first + PANEL_STEPS);
-            decode(weight, mode, weight.tile(tile), first, last - first, area.panel);
+            for (int own = 0; own < tiles; ++own)
+                decode(weight, mode, weight.tile(tile + own), first, last - first, area.panel + own * PANEL_BYTES);
+            const Ahead ahead(weight, tile, last_tile, rows, last);
             for (int64_t row = 0; row < rows.count;) {
                 const int64_t left = rows.count - row;
                 const int count =
                     static_cast<int>(left >= 2 * ROWS || left <= ROWS ? std::min<int64_t>(ROWS, left) : (left + 1) / 2);
-                steps_of(weight, mode, tile, rows, row, count, first, last, area.panel, area.sums + row * TILE,
-                         area.totals + row * TILE);
+                ahead.ask(row, count);
+                steps_of(weight, mode, tile, tiles, rows, row, count, first, last, area);
+                if (last == rows.steps) finish_tiles(weight, mode, tile, tiles, rows, row, count, area, finish);
                 row += count;
             }
         }
-        finish_tile(weight, tile, rows, 0, rows.count, area.totals, finish);
     }
 }
 
@@ -128,6 +111,6 @@ inline void multiply_few(const Weight& weight, const Mode& mode, const Rows& row
             stream(static_cast<int>(rows.count), weight, mode, weight.tile(tile), rows.at, group * length, length, sums);
             fold(weight, mode, tile, group, rows, 0, rows.count, sums, totals);
         }
-        finish_tile(weight, tile, rows, 0, rows.count, totals, finish);
+        finish_tile(weight, tile, rows, 0, rows.count, Floats{totals}, finish);
     }
 }

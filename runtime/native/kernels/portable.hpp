@@ -2,7 +2,8 @@
 //
 // A panel is a piece of a tile with its codes decoded: for each step 16 rows x 2 inputs, as 16-bit integers.
 
-constexpr int ROWS = 4;
+constexpr int ROWS = 4, TILES = 1;
+constexpr int64_t BLOCK_BYTES = 192 << 10;
 constexpr bool POSITIVE = false;
 constexpr int STREAM = 0;  // rows that `stream` takes: there is none here
 
@@ -21,9 +22,10 @@ inline void decode(const Weight& weight, const Mode& mode, const uint8_t* tile, 
     }
 }
 
-// sums[count][16] += what `count` rows of activations make with the panel.
-inline void product(int count, const Mode&, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
-                    int64_t steps, int32_t* sums) {
+// sums[count][16] += what `count` rows of activations make with the panel. Sets whose TILES is 2 take the panels and sums of as
+// many tiles, PANEL_BYTES and `apart` after each other.
+inline void product(int, int count, const Mode&, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
+                    int64_t steps, int32_t* sums, int64_t) {
     for (int index = 0; index < count; ++index) {
         const auto* weights = reinterpret_cast<const int16_t*>(panel);
         int32_t* sum = sums + index * TILE;

@@ -19,16 +19,17 @@ namespace modelmill::kernels {
 
 constexpr int PANEL_STEPS = 288;  // a multiple of 16; with the rows' part it stays in the first-level cache
 constexpr size_t PANEL_BYTES = (PANEL_STEPS + 16) * STEP_BYTES;
-constexpr int64_t BLOCK_BYTES = 192 << 10;  // of activations at a time: they stay in the second-level cache
 constexpr int64_t MOST_ROWS = 480, MOST_PIXELS = 1024;
-constexpr int PIXEL = 64;               // channels of a pixel at a time
-constexpr int PREFETCH = 2048;          // bytes ahead
-constexpr float SMALLEST = 1e-36F;      // activations below count as 0: 127 over them is no number
-constexpr float ROUNDER = 12582912.0F;  // 1.5 * 2 ** 23: a float that is larger has no halves
+constexpr int PIXEL = 64;                  // channels of a pixel at a time
+constexpr int64_t WORTH_ASKING = 1 << 20;  // bytes of codes that do not stay in the second-level cache
+constexpr int PREFETCH = 2048;             // bytes ahead
+constexpr float SMALLEST = 1e-36F;         // activations below count as 0: 127 over them is no number
+constexpr float ROUNDER = 12582912.0F;     // 1.5 * 2 ** 23: a float that is larger has no halves
 
 namespace portable {
 #include "portable.hpp"
 #include "activations.hpp"
+#include "ends.hpp"
 #include "engine.hpp"
 #include "linear.hpp"
 #include "conv.hpp"
@@ -40,8 +41,10 @@ namespace portable {
 #ifdef MODELMILL_EMULATE
 namespace vnni {
 #include "vnni.hpp"
+#include "vnni_stream.hpp"
 #include "avx2_activations.hpp"
 #include "activations.hpp"
+#include "ends.hpp"
 #include "engine.hpp"
 #include "linear.hpp"
 #include "conv.hpp"
@@ -58,6 +61,7 @@ namespace avx2 {
 #include "avx2_stream.hpp"
 #include "avx2_activations.hpp"
 #include "activations.hpp"
+#include "ends.hpp"
 #include "engine.hpp"
 #include "linear.hpp"
 #include "conv.hpp"
@@ -74,8 +78,10 @@ namespace vnni {
 using V512 = __m512i;
 using V512F = __m512;
 #include "vnni.hpp"
+#include "vnni_stream.hpp"
 #include "avx2_activations.hpp"
 #include "activations.hpp"
+#include "ends.hpp"
 #include "engine.hpp"
 #include "linear.hpp"
 #include "conv.hpp"

@@ -1,7 +1,8 @@
 // Products with AVX512-VNNI: vpdpbusd on unsigned codes or levels above the lowest, and int8 activations. Included inside a
 // namespace: see sets.hpp. A step is one register: 16 rows x 4 inputs.
 
-constexpr int ROWS = 12;
+constexpr int ROWS = 12, TILES = 2;
+constexpr int64_t BLOCK_BYTES = 384 << 10;  // of activations at a time: they stay in the second-level cache
 constexpr bool POSITIVE = false;
 constexpr int STREAM = 4;
 
@@ -15,6 +16,11 @@ inline Mode mode_of(const Weight& weight) {
 
 inline V512 load(const void* at) { return _mm512_loadu_si512(at); }
 inline void add_to(int32_t* at, V512 value) { _mm512_storeu_si512(at, _mm512_add_epi32(load(at), value)); }
+inline void add_shifted(int32_t* at, V512 value, int bits) {
+    int32_t values[TILE];
+    _mm512_storeu_si512(values, value);
+    for (int i = 0; i < TILE; ++i) at[i] += values[i] >> bits;
+}
 inline V512 four_bytes(const uint8_t* at) {
     int32_t value;
     std::memcpy(&value, at, sizeof value);
@@ -53,71 +59,61 @@ inline void decode(const Weight& weight, const Mode& mode, const uint8_t* tile, 
     if (weight.bits == 1) decode_bits<1>(mode, at, blocks, panel);
 }
 
+// sum += the products of 4 unsigned and 4 signed bytes. Not the intrinsic: GCC 12 copies its sum, and with more than a few of
+// them writes them all to memory at every step.
+inline __attribute__((always_inline)) void add_products(V512& sum, V512 codes, V512 x) {
+#ifdef MODELMILL_EMULATE
+    sum = _mm512_dpbusd_epi32(sum, codes, x);
+#else
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
+#endif
+}
+
 template <int... I>
-__attribute__((noinline)) void product_of(Each<I...>, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
-                                          int64_t steps, int32_t* sums) {
+__attribute__((noinline)) void one_tile(Each<I...>, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
+                                        int64_t steps, int32_t* sums) {
     const uint8_t* const own[] = {rows[I]...};
     V512 sum[sizeof...(I)];
     ((sum[I] = _mm512_setzero_si512()), ...);
     for (int64_t step = 0; step < steps; ++step, panel += STEP_BYTES) {
         const V512 weights = load(panel);
         const int64_t offset = offsets[step];
-        ((sum[I] = _mm512_dpbusd_epi32(sum[I], weights, four_bytes(own[I] + offset))), ...);
+        (add_products(sum[I], weights, four_bytes(own[I] + offset)), ...);
     }
     (add_to(sums + I * TILE, sum[I]), ...);
 }
 
-inline void product(int count, const Mode&, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
-                    int64_t steps, int32_t* sums) {
-    for (; count >= 12; count -= 12, rows += 12, sums += 12 * TILE) product_of(First<12>(), panel, rows, offsets, steps, sums);
-    for (; count >= 4; count -= 4, rows += 4, sums += 4 * TILE) product_of(First<4>(), panel, rows, offsets, steps, sums);
-    if (count == 3) product_of(First<3>(), panel, rows, offsets, steps, sums);
-    if (count == 2) product_of(First<2>(), panel, rows, offsets, steps, sums);
-    if (count == 1) product_of(First<1>(), panel, rows, offsets, steps, sums);
-}
-
-// Phases take turns at two sums, so that a product need not wait for the one before.
-template <int BITS, int... I>
-__attribute__((noinline)) void stream_bits(Each<I...>, const Mode& mode, const uint8_t* at, const uint8_t* const* rows,
-                                           int64_t first, int64_t blocks, int32_t* sums) {
-    constexpr int PHASES = 8 / BITS;
-    const uint8_t* const own[] = {rows[I] + first * PHASES * 4 ...};
-    const V512 table = table_of(mode);
-    V512 even[sizeof...(I)], odd[sizeof...(I)];
-    ((even[I] = odd[I] = _mm512_setzero_si512()), ...);
-    int64_t x = 0;
-    for (int64_t block = 0; block < blocks; ++block, at += STEP_BYTES) {
-        const V512 bytes = load(at);
-        _mm_prefetch(reinterpret_cast<const char*>(at + PREFETCH), _MM_HINT_T0);
-#pragma GCC unroll 4
-        for (int phase = 0; phase < PHASES; phase += 2, x += 4) {
-            const V512 codes = codes_at<BITS>(bytes, phase, mode.mapped, table);
-            ((even[I] = _mm512_dpbusd_epi32(even[I], codes, four_bytes(own[I] + x))), ...);
-            if constexpr (PHASES > 1) {
-                x += 4;
-                const V512 next = codes_at<BITS>(bytes, phase + 1, mode.mapped, table);
-                ((odd[I] = _mm512_dpbusd_epi32(odd[I], next, four_bytes(own[I] + x))), ...);
-            }
-        }
+// Two tiles at once: each activation is loaded once for both, so that products are the limit and not loads.
+template <int... I>
+__attribute__((noinline)) void two_tiles(Each<I...>, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
+                                         int64_t steps, int32_t* sums, int64_t apart) {
+    const uint8_t* const own[] = {rows[I]...};
+    V512 left[sizeof...(I)], right[sizeof...(I)];
+    ((left[I] = right[I] = _mm512_setzero_si512()), ...);
+    const auto add = [](V512& one, V512& other, V512 weights, V512 others, V512 x) __attribute__((always_inline)) {
+        add_products(one, weights, x);
+        add_products(other, others, x);
+    };
+    for (int64_t step = 0; step < steps; ++step, panel += STEP_BYTES) {
+        const V512 weights = load(panel), others = load(panel + PANEL_BYTES);
+        const int64_t offset = offsets[step];
+        (add(left[I], right[I], weights, others, four_bytes(own[I] + offset)), ...);
     }
-    (add_to(sums + I * TILE, _mm512_add_epi32(even[I], odd[I])), ...);
+    (add_to(sums + I * TILE, left[I]), ...);
+    (add_to(sums + apart + I * TILE, right[I]), ...);
 }
 
 template <int COUNT>
-inline void stream_rows(int bits, const Mode& mode, const uint8_t* tile, const uint8_t* const* rows, int64_t first,
-                        int64_t blocks, int32_t* sums) {
-    const uint8_t* at = tile + first * STEP_BYTES;
-    if (bits == 8) return stream_bits<8>(First<COUNT>(), mode, at, rows, first, blocks, sums);
-    if (bits == 4) return stream_bits<4>(First<COUNT>(), mode, at, rows, first, blocks, sums);
-    if (bits == 2) return stream_bits<2>(First<COUNT>(), mode, at, rows, first, blocks, sums);
-    stream_bits<1>(First<COUNT>(), mode, at, rows, first, blocks, sums);
+inline void product_of(int tiles, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, int64_t steps,
+                       int32_t* sums, int64_t apart) {
+    tiles == 2 ? two_tiles(First<COUNT>(), panel, rows, offsets, steps, sums, apart)
+               : one_tile(First<COUNT>(), panel, rows, offsets, steps, sums);
 }
+constexpr decltype(&product_of<1>) PRODUCTS[] = {product_of<1>, product_of<2>,  product_of<3>,  product_of<4>,
+                                                 product_of<5>, product_of<6>,  product_of<7>,  product_of<8>,
+                                                 product_of<9>, product_of<10>, product_of<11>, product_of<12>};
 
-// sums[count][16] += what `count` rows make with `blocks` of the tile's blocks of codes.
-inline void stream(int count, const Weight& weight, const Mode& mode, const uint8_t* tile, const uint8_t* const* rows,
-                   int64_t first, int64_t blocks, int32_t* sums) {
-    if (count == 1) return stream_rows<1>(weight.bits, mode, tile, rows, first, blocks, sums);
-    if (count == 2) return stream_rows<2>(weight.bits, mode, tile, rows, first, blocks, sums);
-    if (count == 3) return stream_rows<3>(weight.bits, mode, tile, rows, first, blocks, sums);
-    stream_rows<4>(weight.bits, mode, tile, rows, first, blocks, sums);
+inline void product(int tiles, int count, const Mode&, const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets,
+                    int64_t steps, int32_t* sums, int64_t apart) {
+    PRODUCTS[count - 1](tiles, panel, rows, offsets, steps, sums, apart);
 }

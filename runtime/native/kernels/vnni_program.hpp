@@ -13,7 +13,7 @@ __attribute__((noinline)) void whole_product(const uint8_t* panel, const uint8_t
         for (int64_t step = 0; step < steps; ++step, panel += STEP_BYTES) {
             const V512 weights = load(panel);
             const int64_t offset = offsets[step];
-            ((sum[I] = _mm512_dpbusd_epi32(sum[I], four_bytes(own[I] + offset), weights)), ...);
+            (add_products(sum[I], four_bytes(own[I] + offset), weights), ...);
         }
         (_mm512_storeu_si512(sums + I * TILE, sum[I]), ...);
     };

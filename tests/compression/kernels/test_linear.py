@@ -10,7 +10,7 @@ from modelmill.compress.errors import CompressionError
 from modelmill.kernels import coded_linear, unpack, untile_scales
 from tests.compression.kernels.made import TABLES, Made, module, running, sets, weight
 
-SHAPES = st.sampled_from(((5, 7, 1), (16, 64, 1), (33, 100, 5), (20, 320, 10), (17, 48, 4), (40, 1300, 1)))
+SHAPES = st.sampled_from(((5, 7, 1), (16, 64, 1), (33, 100, 5), (20, 320, 10), (17, 48, 4), (40, 1300, 1), (80, 2560, 10)))
 
 
 def dense(made: Made, bits: int, outputs: int, inputs: int) -> torch.Tensor:
@@ -30,7 +30,7 @@ def dense(made: Made, bits: int, outputs: int, inputs: int) -> torch.Tensor:
     SHAPES,
     st.sampled_from(TABLES),
     st.booleans(),
-    st.sampled_from((1, 2, 3, 4, 5, 8, 13)),
+    st.sampled_from((1, 2, 3, 4, 5, 8, 13, 30)),
     st.booleans(),
 )
 def test_every_instruction_set_gives_the_same_bits_as_plain_c(
@@ -75,8 +75,8 @@ def test_whole_activations_give_exact_results() -> None:
 @pytest.mark.parametrize("table", ["none", "any"])
 @pytest.mark.parametrize("rows", [1, 7])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_sums_hold_the_largest_products_there_are(table: str, rows: int, sign: int) -> None:
-    inputs = 4096
+@pytest.mark.parametrize("inputs", [4096, 65536])
+def test_sums_hold_the_largest_products_there_are(table: str, rows: int, sign: int, inputs: int) -> None:
     for bits in (1, 2, 4, 8):
         made = weight(bits, 16, inputs)._replace(bias=None, scale=torch.ones(1, 1, 16))
         made.codes.fill_(255 if table == "any" or bits < 8 else 0x80)
