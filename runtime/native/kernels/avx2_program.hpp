@@ -4,7 +4,7 @@
 // no activations could overflow them. How many depends on the weights alone, so it is found once: `runs_of`. Then vpmaddwd
 // with ones widens the sums. With ResNet-56's 8 bits a run has about 3 steps.
 
-constexpr int GROUP = 6, HALF_GROUP = 8;  // pixels at a time, for 16 and for 8 outputs
+constexpr int GROUP = 6, HALF_GROUP = 8, ROW = 0;  // pixels at a time, for 16 and for 8 outputs
 
 // low, high = what x makes with `first` and `second`; as assembly for `go_on`'s reason, which is add_narrow's.
 __attribute__((always_inline)) inline void begin_run(__m256i& low, __m256i& high, __m256i first, __m256i second,
@@ -131,3 +131,7 @@ constexpr FloatProduct FLOAT[] = {float_product<1>, float_product<2>, float_prod
 constexpr FloatProduct HALF_FLOAT[] = {half_float_product<1>, half_float_product<2>, half_float_product<3>,
                                        half_float_product<4>, half_float_product<5>, half_float_product<6>,
                                        half_float_product<7>, half_float_product<8>};
+
+// No products of rows of windows here.
+template <typename Panel, typename Sum>
+inline void row_of(int, const Panel*, const uint8_t*, int64_t, int64_t, Sum*) {}

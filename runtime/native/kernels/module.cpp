@@ -107,6 +107,7 @@ Op op_of(Numbers& numbers) {
     for (const int32_t** table : {&op.offsets, &op.from, &op.to, &op.added}) *table = numbers.pointer<const int32_t>();
     for (int64_t* field : {&op.x, &op.residual, &op.out, &op.pixels, &op.steps}) *field = numbers.whole();
     op.relu = numbers.whole() != 0;
+    op.rows = numbers.whole() != 0;
     return op;
 }
 

@@ -1,6 +1,6 @@
 // Products of programs in plain C++. Included inside a namespace: see sets.hpp.
 
-constexpr int GROUP = 1, HALF_GROUP = 1;
+constexpr int GROUP = 1, HALF_GROUP = 1, ROW = 0;
 
 inline void whole_product(const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, Runs, int64_t steps,
                           int32_t* sums) {
@@ -39,3 +39,7 @@ inline int64_t finish_vectors(const Ends&, const Sum*, const Pixels&, int32_t*) 
     return 0;
 }
 inline int64_t rounded_positive(const float*, int64_t, float, uint8_t*) { return 0; }
+
+// No products of rows of windows here.
+template <typename Panel, typename Sum>
+inline void row_of(int, const Panel*, const uint8_t*, int64_t, int64_t, Sum*) {}

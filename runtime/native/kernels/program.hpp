@@ -2,6 +2,7 @@
 // cache. See modelmill/kernels/program.py, which lays out memory and says where every operand lies.
 #pragma once
 
+#include <array>
 #include <barrier>
 #include <future>
 #include <type_traits>
@@ -38,6 +39,7 @@ struct Op {
     const int32_t *from, *to, *added;  // [pixels]: bytes to the window, floats to the output and to what is added
     int64_t x, residual, out, pixels, steps;
     bool relu;
+    bool rows;  // 3 x 3 pixels, each window a pixel from the one before
 };
 
 struct Program {

@@ -71,6 +71,8 @@ inline void finish(const Ends& ends, const Sum* sums, const Pixels& pixels, int3
                        : finish_as<false, false>(ends, sums, pixels, largest);
 }
 
+constexpr int MOST_TOGETHER = std::max({GROUP, HALF_GROUP, ROW});  // pixels
+
 // One thread's view of a block of samples.
 class Block {
 public:
@@ -197,31 +199,46 @@ private:
         }
     }
 
+    // Pixels from here on that are computed together: as many as a product takes, or of one row of windows a fair share.
+    int together(const Op& op, const Value& out, int64_t left, int64_t pixel) const {
+        const int64_t most = end(op.pixels) - pixel;
+        if (ROW == 0 || !op.rows) return static_cast<int>(std::min<int64_t>(left <= TILE / 2 ? HALF_GROUP : GROUP, most));
+        const int64_t row = std::min(most, out.width - pixel % out.width), shares = (row + MOST_TOGETHER - 1) / MOST_TOGETHER;
+        return static_cast<int>((row + shares - 1) / shares);
+    }
+
     template <typename Sum>
     void convolve(const Op& op, const Value& out) {
         constexpr bool DENSE = std::is_same_v<Sum, float>;
         const Value& x = program_.values[static_cast<size_t>(op.x)];
         const Value* residual = op.residual < 0 ? nullptr : &program_.values[static_cast<size_t>(op.residual)];
+        const int64_t x_pixel = DENSE ? 4 * x.channels : x.padded_channels(), x_line = DENSE ? 4 * x.line() : x.whole_line();
         for (int64_t tile = 0; tile < op.weight.tiles(); ++tile) {
             const int64_t left = std::min<int64_t>(TILE, op.weight.outputs - tile * TILE);
-            const int most_pixels = left <= TILE / 2 ? HALF_GROUP : GROUP;
             const uint8_t* levels = DENSE ? nullptr : levels_of(op.weight, tile, op.steps, panel_);
+            const float* dense = DENSE ? op.dense + tile * op.steps * TILE : nullptr;
             for (int64_t sample = 0; sample < count_; ++sample) {
                 const uint8_t* image = DENSE ? reinterpret_cast<const uint8_t*>(floats(x, sample)) : wholes(x, sample);
                 const float* add = residual ? floats(*residual, sample) + tile * TILE : nullptr;
                 const Ends ends(op, tile, left, DENSE ? 1 : scale(x, sample));
                 int32_t largest[TILE] = {};
                 for (int64_t pixel = begin(op.pixels); pixel < end(op.pixels);) {
-                    const auto count = static_cast<int>(std::min<int64_t>(most_pixels, end(op.pixels) - pixel));
-                    const uint8_t* rows[GROUP > HALF_GROUP ? GROUP : HALF_GROUP];
+                    const int count = together(op, out, left, pixel);
+                    const uint8_t* rows[MOST_TOGETHER];
                     for (int i = 0; i < count; ++i) rows[i] = image + op.from[pixel + i];
-                    alignas(64) Sum sums[(GROUP > HALF_GROUP ? GROUP : HALF_GROUP) * TILE];
-                    if constexpr (DENSE)
-                        (left <= TILE / 2 ? HALF_FLOAT : FLOAT)[count - 1](op.dense + tile * op.steps * TILE, rows, op.offsets,
-                                                                           op.steps, sums);
-                    else
-                        (left <= TILE / 2 ? HALF_WHOLE : WHOLE)[count - 1](
-                            levels, rows, op.offsets, {op.runs + tile * op.steps, op.order + tile * op.steps}, op.steps, sums);
+                    alignas(64) Sum sums[MOST_TOGETHER * TILE];
+                    if constexpr (DENSE) {
+                        if (ROW != 0 && op.rows)
+                            row_of(count, dense, rows[0], x_line, x_pixel, sums);
+                        else
+                            (left <= TILE / 2 ? HALF_FLOAT : FLOAT)[count - 1](dense, rows, op.offsets, op.steps, sums);
+                    } else {
+                        const Runs runs{op.runs + tile * op.steps, op.order + tile * op.steps};
+                        if (ROW != 0 && op.rows)
+                            row_of(count, levels, rows[0], x_line, x_pixel, sums);
+                        else
+                            (left <= TILE / 2 ? HALF_WHOLE : WHOLE)[count - 1](levels, rows, op.offsets, runs, op.steps, sums);
+                    }
                     finish(ends, sums, {op, pixel, count, floats(out, sample) + tile * TILE, add}, largest);
                     pixel += count;
                 }
