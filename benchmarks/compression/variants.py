@@ -36,11 +36,11 @@ FINE_TUNING = (
             distill=Distill(
                 method="Features",
                 weight=100.0,
-                training=Training(epochs=4, lr=0.03, batch_size=64, teacher=0.9, temperature=4.0),
+                training=Training(epochs=9, lr=0.03, batch_size=64, teacher=0.9, temperature=4.0),
             )
         ),
     ),
-    (Step(distill=Distill(training=Training(epochs=1, lr=0.00015, batch_size=64, optimizer="AdamW", teacher=0.9))),),
+    (Step(distill=Distill(training=Training(epochs=2, lr=0.00015, batch_size=64, optimizer="AdamW", teacher=0.9))),),
 )
 """Two plans: the second begins with the first one's file, whose batch norms are folded."""
 PLANS = {
