@@ -8,6 +8,7 @@
 constexpr int ROWS = 6, TILES = 1;
 constexpr int64_t BLOCK_BYTES = 192 << 10;  // of activations at a time: they stay in the second-level cache
 constexpr int STREAM = 4;
+constexpr int PREFETCH = 2048;   // bytes ahead
 constexpr int LONGEST = 128;     // steps between flushes
 constexpr bool POSITIVE = true;  // there is a way for activations without negative values: narrow, with `flush` 0
 

@@ -22,7 +22,6 @@ constexpr size_t PANEL_BYTES = (PANEL_STEPS + 16) * STEP_BYTES;
 constexpr int64_t MOST_ROWS = 480, MOST_PIXELS = 1024;
 constexpr int PIXEL = 64;                  // channels of a pixel at a time
 constexpr int64_t WORTH_ASKING = 1 << 20;  // bytes of codes that do not stay in the second-level cache
-constexpr int PREFETCH = 2048;             // bytes ahead
 constexpr float SMALLEST = 1e-36F;         // activations below count as 0: 127 over them is no number
 constexpr float ROUNDER = 12582912.0F;     // 1.5 * 2 ** 23: a float that is larger has no halves
 

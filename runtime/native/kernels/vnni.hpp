@@ -5,6 +5,7 @@ constexpr int ROWS = 12, TILES = 2;
 constexpr int64_t BLOCK_BYTES = 384 << 10;  // of activations at a time: they stay in the second-level cache
 constexpr bool POSITIVE = false;
 constexpr int STREAM = 4;
+constexpr int PREFETCH = 4096;  // bytes ahead
 
 inline Mode mode_of(const Weight& weight) {
     int range = 0;

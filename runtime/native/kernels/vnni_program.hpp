@@ -115,7 +115,8 @@ __attribute__((noinline)) void row_product(const Panel* panel, const uint8_t* x,
 
 template <int... I>
 constexpr auto row_products(Each<I...>) {
-    return std::pair{std::array{&row_product<V512, I + 1, uint8_t, int32_t>...}, std::array{&row_product<V512F, I + 1, float, float>...}};
+    return std::pair{std::array{&row_product<V512, I + 1, uint8_t, int32_t>...},
+                     std::array{&row_product<V512F, I + 1, float, float>...}};
 }
 constexpr auto ROWS_OF = row_products(First<ROW>());
 inline void row_of(int count, const uint8_t* panel, const uint8_t* x, int64_t line, int64_t pixel, int32_t* sums) {
