@@ -28,32 +28,35 @@ __attribute__((noinline)) void stream_bits(Each<I...>, const Mode& mode, const u
 }
 
 // The same without shifts, for codes that are their levels: each phase has its own sum, 2 ** (phase * BITS) times too large
-// (with 65,536 inputs at most, 4 bits: 2 ** 15 products of 240 and 127, below 2 ** 31).
+// (with 65,536 inputs at most, 4 bits: 2 ** 15 products of 240 and 127, below 2 ** 31). Two of each, for blocks in turn.
 template <int BITS, int... I>
 __attribute__((noinline)) void stream_masked(Each<I...>, const uint8_t* at, const uint8_t* const* rows, int64_t first,
                                              int64_t blocks, int32_t* sums) {
-    constexpr int PHASES = 8 / BITS, COUNT = sizeof...(I);
+    constexpr int PHASES = 8 / BITS, COUNT = sizeof...(I), TURNS = PHASES * COUNT <= 8 ? 2 : 1, SUMS = PHASES * COUNT;
     const uint8_t* const own[] = {rows[I] + first * PHASES * 4 ...};
-    const auto each_phase = [&]<int... P>(Each<P...>) __attribute__((always_inline)) {
-        V512 sum[PHASES * COUNT];
+    const auto each = [&]<int... P, int... S>(Each<P...>, Each<S...>) __attribute__((always_inline)) {
         const V512 mask[] = {_mm512_set1_epi8(static_cast<char>(((1 << BITS) - 1) << P * BITS))...};
-        ((sum[P] = _mm512_setzero_si512()), ...);
-        if constexpr (COUNT > 1) ((sum[PHASES + P] = _mm512_setzero_si512()), ...);
-        const auto add = [&]<int PHASE>(Each<PHASE>, V512 bytes, int64_t x) __attribute__((always_inline)) {
+        V512 sum[TURNS * SUMS];
+        ((sum[S] = _mm512_setzero_si512()), ...);
+        const auto add = [&]<int TURN, int PHASE>(Each<TURN, PHASE>, V512 bytes, int64_t x) __attribute__((always_inline)) {
             const V512 codes = _mm512_and_si512(bytes, mask[PHASE]);
-            (add_products(sum[I * PHASES + PHASE], codes, four_bytes(own[I] + x + 4 * PHASE)), ...);
+            (add_products(sum[TURN * SUMS + I * PHASES + PHASE], codes, four_bytes(own[I] + x + 4 * PHASE)), ...);
         };
-        for (int64_t block = 0; block < blocks; ++block, at += STEP_BYTES) {
-            const V512 bytes = load(at);
-            _mm_prefetch(reinterpret_cast<const char*>(at + PREFETCH), _MM_HINT_T0);
-            (add(Each<P>(), bytes, block * PHASES * 4), ...);
+        const auto take = [&]<int TURN>(Each<TURN>, int64_t block) __attribute__((always_inline)) {
+            const uint8_t* own_bytes = at + block * STEP_BYTES;
+            const V512 bytes = load(own_bytes);
+            _mm_prefetch(reinterpret_cast<const char*>(own_bytes + PREFETCH), _MM_HINT_T0);
+            (add(Each<TURN, P>(), bytes, block * PHASES * 4), ...);
+        };
+        int64_t block = 0;
+        for (; block + TURNS <= blocks; block += TURNS) {
+            take(Each<0>(), block);
+            if constexpr (TURNS == 2) take(Each<1>(), block + 1);
         }
-        const auto store = [&]<int ROW>(Each<ROW>) __attribute__((always_inline)) {
-            (add_shifted(sums + ROW * TILE, sum[ROW * PHASES + P], P * BITS), ...);
-        };
-        (store(Each<I>()), ...);
+        if (block < blocks) take(Each<0>(), block);
+        (add_shifted(sums + S % SUMS / PHASES * TILE, sum[S], S % PHASES * BITS), ...);
     };
-    each_phase(First<PHASES>());
+    each(First<PHASES>(), First<TURNS * SUMS>());
 }
 
 template <int COUNT>
