@@ -37,6 +37,11 @@ class Geometry(NamedTuple):
             raise CompressionError(f"x is {list(x.shape)}: a kernel {[*self.kernel]} does not fit into it")
         return rows, columns
 
+    @property
+    def in_rows(self) -> bool:
+        """Windows of 3 x 3 pixels, each a pixel from the one before: neighbours share two thirds of their operands."""
+        return tuple(self.kernel) == (3, 3) and tuple(self.stride) == tuple(self.dilation) == (1, 1)
+
     def inputs(self, channels: int) -> int:
         """Of a row of the weight."""
         return self.kernel[0] * self.kernel[1] * (channels + -channels % tiles.QUAD)
