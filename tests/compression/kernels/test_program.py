@@ -96,7 +96,8 @@ def test_coded_convolutions_in_a_program_give_the_bits_of_each_by_itself(number:
 @settings(max_examples=40, deadline=None)
 @given(
     channels=st.sampled_from([1, 3, 8, 16, 19]), outputs=st.sampled_from([1, 8, 16, 23]), batch=st.integers(1, 4),
-    size=st.tuples(st.integers(3, 9), st.sampled_from([3, 5, 8, 14, 17, 34])), kernel=st.sampled_from([1, 2, 3]), stride=st.sampled_from([1, 2]),
+    size=st.tuples(st.integers(3, 9), st.sampled_from([3, 5, 8, 14, 17, 34])),
+    kernel=st.sampled_from([1, 2, 3]), stride=st.sampled_from([1, 2]),
     dilation=st.sampled_from([1, 2]), relu=st.booleans(), added=st.booleans(),
 )  # fmt: skip
 def test_dense_convolutions_in_a_program_agree_with_torch(
