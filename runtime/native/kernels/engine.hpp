@@ -51,7 +51,8 @@ inline void finish_tiles(const Weight& weight, const Mode& mode, int64_t tile, i
     }
 }
 
-// Asks for the codes of the next piece while this one is multiplied, a share with each few rows: decoding would wait for the memory.
+// Asks for the codes of the next piece while this one is multiplied, a share with each few rows: decoding would wait for the
+// memory.
 class Ahead {
 public:
     Ahead(const Weight& weight, int64_t tile, int64_t last_tile, const Rows& rows, int64_t step) : rows_(rows.count) {

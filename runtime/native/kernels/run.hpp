@@ -71,6 +71,7 @@ inline void finish(const Ends& ends, const Sum* sums, const Pixels& pixels, int3
                        : finish_as<false, false>(ends, sums, pixels, largest);
 }
 
+constexpr int NARROWEST = 6;
 constexpr int MOST_TOGETHER = std::max({GROUP, HALF_GROUP, ROW});  // pixels
 
 // One thread's view of a block of samples.
@@ -199,10 +200,13 @@ private:
         }
     }
 
+    // Fewer windows than these in a row are no work for a product of rows: sums would wait for each other.
+    static bool in_rows(const Op& op, const Value& out) { return ROW != 0 && op.rows && out.width >= NARROWEST; }
+
     // Pixels from here on that are computed together: as many as a product takes, or of one row of windows a fair share.
     int together(const Op& op, const Value& out, int64_t left, int64_t pixel) const {
         const int64_t most = end(op.pixels) - pixel;
-        if (ROW == 0 || !op.rows) return static_cast<int>(std::min<int64_t>(left <= TILE / 2 ? HALF_GROUP : GROUP, most));
+        if (!in_rows(op, out)) return static_cast<int>(std::min<int64_t>(left <= TILE / 2 ? HALF_GROUP : GROUP, most));
         const int64_t row = std::min(most, out.width - pixel % out.width), shares = (row + MOST_TOGETHER - 1) / MOST_TOGETHER;
         return static_cast<int>((row + shares - 1) / shares);
     }
@@ -228,13 +232,13 @@ private:
                     for (int i = 0; i < count; ++i) rows[i] = image + op.from[pixel + i];
                     alignas(64) Sum sums[MOST_TOGETHER * TILE];
                     if constexpr (DENSE) {
-                        if (ROW != 0 && op.rows)
+                        if (in_rows(op, out))
                             row_of(count, dense, rows[0], x_line, x_pixel, sums);
                         else
                             (left <= TILE / 2 ? HALF_FLOAT : FLOAT)[count - 1](dense, rows, op.offsets, op.steps, sums);
                     } else {
                         const Runs runs{op.runs + tile * op.steps, op.order + tile * op.steps};
-                        if (ROW != 0 && op.rows)
+                        if (in_rows(op, out))
                             row_of(count, levels, rows[0], x_line, x_pixel, sums);
                         else
                             (left <= TILE / 2 ? HALF_WHOLE : WHOLE)[count - 1](levels, rows, op.offsets, runs, op.steps, sums);
