@@ -1,8 +1,7 @@
 """Batch norms become part of the convolutions before them, in the file too: fewer tensors, and grids see what will be computed.
 
-Training needs its norms, and so does pruning of channels, after which they settle on what the smaller module computes; so this
-comes after the last such step. What is folded is proven: the module must answer
-as before on rows of the data.
+Training needs its norms, and so does pruning of channels, after which they settle on what the smaller module computes; so
+this comes after the last such step. What is folded is proven: the module must answer as before on rows of the data.
 """
 
 from collections.abc import Sequence
@@ -39,7 +38,5 @@ def fold_norms(draft: Draft, context: Context) -> None:
 
 
 def _needs_norms(step: Step) -> bool:
-    own = step.prune or step.quantize or step.share
-    if step.prune and step.prune.method == "Channels":
-        return True
-    return bool(step.distill or step.tune or step.migrate or (own and own.training))
+    own, channels = step.prune or step.quantize or step.share, step.prune and step.prune.method == "Channels"
+    return bool(step.distill or step.tune or step.migrate or channels or (own and own.training))

@@ -110,8 +110,7 @@ class Program:
             residual = -1 if operation.residual is None else operation.residual
             pointers = (tables.offsets, tables.windows, tables.out, tables.added)
             numbers += (*_weight(operation.weight), *map(_pointer, (*runs, *pointers)))
-            numbers += (operation.x, residual, self.inputs + index, pixels, steps, operation.relu)
-            numbers.append(operation.geometry.in_rows)
+            numbers += (operation.x, residual, self.inputs + index, pixels, steps, operation.relu, operation.geometry.in_rows)
             multiplications += pixels * operation.weight.outputs * operation.weight.inputs
         return _Plan(
             layout=layout, numbers=torch.tensor(numbers, dtype=torch.int64), kept=tuple(kept), multiplications=multiplications

@@ -4,7 +4,8 @@
 // no activations could overflow them. How many depends on the weights alone, so it is found once: `runs_of`. Then vpmaddwd
 // with ones widens the sums. With ResNet-56's 8 bits a run has about 3 steps.
 
-constexpr int GROUP = 6, HALF_GROUP = 8, ROW = 0;  // pixels at a time, for 16 and for 8 outputs
+constexpr int GROUP = 6, HALF_GROUP = 8,
+              ROW = 0;  // pixels at a time: for 16 outputs, for 8, and in a row of 3 x 3 windows (0: there is no such product)
 
 // low, high = what x makes with `first` and `second`; as assembly for `go_on`'s reason, which is add_narrow's.
 __attribute__((always_inline)) inline void begin_run(__m256i& low, __m256i& high, __m256i first, __m256i second,

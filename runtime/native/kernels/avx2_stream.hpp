@@ -84,12 +84,3 @@ inline void stream_rows(int bits, const Mode& mode, const uint8_t* tile, const u
     if (bits == 2) return stream_bits<2, COUNT>(mode, tile, rows, first, blocks, sums);
     stream_bits<1, COUNT>(mode, tile, rows, first, blocks, sums);
 }
-
-// sums[count][16] += what `count` rows make with `blocks` of the tile's blocks of codes.
-inline void stream(int count, const Weight& weight, const Mode& mode, const uint8_t* tile, const uint8_t* const* rows,
-                   int64_t first, int64_t blocks, int32_t* sums) {
-    if (count == 1) return stream_rows<1>(weight.bits, mode, tile, rows, first, blocks, sums);
-    if (count == 2) return stream_rows<2>(weight.bits, mode, tile, rows, first, blocks, sums);
-    if (count == 3) return stream_rows<3>(weight.bits, mode, tile, rows, first, blocks, sums);
-    stream_rows<4>(weight.bits, mode, tile, rows, first, blocks, sums);
-}

@@ -101,6 +101,15 @@ inline void multiply(const Weight& weight, const Mode& mode, const Rows& rows, i
     }
 }
 
+// sums[count][16] += what up to 4 rows make with `blocks` of the tile's blocks of codes.
+inline void stream(int count, const Weight& weight, const Mode& mode, const uint8_t* tile, const uint8_t* const* rows,
+                   int64_t first, int64_t blocks, int32_t* sums) {
+    if (count == 1) return stream_rows<1>(weight.bits, mode, tile, rows, first, blocks, sums);
+    if (count == 2) return stream_rows<2>(weight.bits, mode, tile, rows, first, blocks, sums);
+    if (count == 3) return stream_rows<3>(weight.bits, mode, tile, rows, first, blocks, sums);
+    stream_rows<4>(weight.bits, mode, tile, rows, first, blocks, sums);
+}
+
 // Few rows: the codes are read once, from the file's memory, and nothing of them is written anywhere.
 inline void multiply_few(const Weight& weight, const Mode& mode, const Rows& rows, int64_t tile, int64_t last_tile,
                          const Finish& finish) {

@@ -37,7 +37,8 @@ inline void product(int, int count, const Mode&, const uint8_t* panel, const uin
     }
 }
 
-inline void stream(int, const Weight&, const Mode&, const uint8_t*, const uint8_t* const*, int64_t, int64_t, int32_t*) {}
+template <int COUNT>
+inline void stream_rows(int, const Mode&, const uint8_t*, const uint8_t* const*, int64_t, int64_t, int32_t*) {}
 
 inline int32_t sum_of(const int8_t* values, int64_t count) {
     int32_t sum = 0;

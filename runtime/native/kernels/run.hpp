@@ -228,18 +228,19 @@ private:
                 int32_t largest[TILE] = {};
                 for (int64_t pixel = begin(op.pixels); pixel < end(op.pixels);) {
                     const int count = together(op, out, left, pixel);
-                    const uint8_t* rows[MOST_TOGETHER];
-                    for (int i = 0; i < count; ++i) rows[i] = image + op.from[pixel + i];
                     alignas(64) Sum sums[MOST_TOGETHER * TILE];
-                    if constexpr (DENSE) {
-                        if (in_rows(op, out))
-                            row_of(count, dense, rows[0], x_line, x_pixel, sums);
+                    if (in_rows(op, out)) {
+                        const uint8_t* first = image + op.from[pixel];
+                        if constexpr (DENSE)
+                            row_of(count, dense, first, x_line, x_pixel, sums);
                         else
-                            (left <= TILE / 2 ? HALF_FLOAT : FLOAT)[count - 1](dense, rows, op.offsets, op.steps, sums);
+                            row_of(count, levels, first, x_line, x_pixel, sums);
                     } else {
+                        const uint8_t* rows[MOST_TOGETHER];
+                        for (int i = 0; i < count; ++i) rows[i] = image + op.from[pixel + i];
                         const Runs runs{op.runs + tile * op.steps, op.order + tile * op.steps};
-                        if (in_rows(op, out))
-                            row_of(count, levels, rows[0], x_line, x_pixel, sums);
+                        if constexpr (DENSE)
+                            (left <= TILE / 2 ? HALF_FLOAT : FLOAT)[count - 1](dense, rows, op.offsets, op.steps, sums);
                         else
                             (left <= TILE / 2 ? HALF_WHOLE : WHOLE)[count - 1](levels, rows, op.offsets, runs, op.steps, sums);
                     }

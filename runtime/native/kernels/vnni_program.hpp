@@ -1,7 +1,14 @@
 // Products of programs with AVX512-VNNI: a step of 16 outputs is one register, and vpdpbusd needs no runs. Included inside a
 // namespace: see sets.hpp.
 
-constexpr int GROUP = 12, HALF_GROUP = 12, ROW = 16;
+constexpr int GROUP = 12, HALF_GROUP = 12, ROW = 16;  // pixels at a time: for 16 outputs, for 8, and in a row of 3 x 3 windows
+
+inline V512 spread(const uint8_t* at, V512) { return four_bytes(at); }
+inline V512F spread(const uint8_t* at, V512F) {
+    float value;
+    std::memcpy(&value, at, sizeof value);
+    return _mm512_set1_ps(value);
+}
 
 template <int COUNT>
 __attribute__((noinline)) void whole_product(const uint8_t* panel, const uint8_t* const* rows, const int32_t* offsets, Runs,
@@ -30,12 +37,7 @@ __attribute__((noinline)) void float_product(const float* panel, const uint8_t* 
         for (int64_t step = 0; step < steps; ++step, panel += TILE) {
             const V512F weights = _mm512_loadu_ps(panel);
             const int64_t offset = offsets[step];
-            const auto add = [&](V512F& into, const uint8_t* x) {
-                float value;
-                std::memcpy(&value, x, sizeof value);
-                into = _mm512_fmadd_ps(_mm512_set1_ps(value), weights, into);
-            };
-            (add(sum[I], own[I] + offset), ...);
+            ((sum[I] = _mm512_fmadd_ps(spread(own[I] + offset, weights), weights, sum[I])), ...);
         }
         (_mm512_storeu_ps(sums + I * TILE, sum[I]), ...);
     };
@@ -62,12 +64,6 @@ inline void start(V512& sum) { sum = _mm512_setzero_si512(); }
 inline void start(V512F& sum) { sum = _mm512_setzero_ps(); }
 inline void put(int32_t* at, V512 sum) { _mm512_storeu_si512(at, sum); }
 inline void put(float* at, V512F sum) { _mm512_storeu_ps(at, sum); }
-inline V512 spread(const uint8_t* at, V512) { return four_bytes(at); }
-inline V512F spread(const uint8_t* at, V512F) {
-    float value;
-    std::memcpy(&value, at, sizeof value);
-    return _mm512_set1_ps(value);
-}
 
 // Where pixels lie: few registers, in forms that an address can have.
 struct Line {

@@ -97,7 +97,7 @@ def test_channels_that_a_narrower_layer_does_not_have_are_refused() -> None:
     module = _settled(ResNet(1))
     fold(module, pairs(copy.deepcopy(module), inputs=1).found)
     pruned = prune_channels(module, IMAGES, macs=1.3, round_to=16)  # tries channel 60 of the last layer's 64
-    assert any("has no channel 63 to go with it" in reason for reason in pruned.refused.values())
+    assert any("cannot compute without some of its channels" in reason for reason in pruned.refused.values())
 
 
 def test_channels_of_no_effect_go_first_and_change_nothing() -> None:
@@ -152,7 +152,7 @@ def test_channels_that_are_flattened_are_found_again() -> None:
 
 
 def test_channels_that_the_graph_mistakes_are_refused() -> None:
-    with pytest.raises(CompressionError, match="has no channel 15 to go with it"):
+    with pytest.raises(CompressionError, match="cannot compute without some of its channels"):
         prune_channels(Joined(flat=True), IMAGES, ratio=0.5, round_to=4)
 
 

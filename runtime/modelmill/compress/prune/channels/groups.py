@@ -80,10 +80,7 @@ class Graph:
                 continue  # an operation, such as an activation
             if reason := _unknown(layer):
                 return f"{root}: its channels reach {reason}"
-            part = self._part(layer, item)
-            if reason := _missing(layer, part):
-                return f"{root}: {reason}"
-            parts.append(part)
+            parts.append(self._part(layer, item))
         if not any(part.side == "inputs" for part in parts):
             return f"{root}: no layer reads its channels, which are outputs of the model"
         return Group(root=root, channels=len(found[0].idxs), parts=tuple(parts))
@@ -97,13 +94,6 @@ class Graph:
         single = isinstance(layer, nn.Conv2d) and layer.groups > 1
         both = single or not isinstance(layer, nn.Linear | nn.Conv2d)
         return Part(path=self._paths[layer], side="both" if both else "inputs" if reads else "outputs", of_channel=of_channel)
-
-
-def _missing(layer: nn.Module, part: Part) -> str | None:
-    """The graph takes a shortcut that appends channels of zeros for one that does not, so it may name more than there are."""
-    weight: Any = layer.weight
-    has, named = weight.shape[1 if part.side == "inputs" else 0], max(max(indices) for indices in part.of_channel)
-    return f"{part.path}, with {has} {part.side}, has no channel {named} to go with it" if named >= has else None
 
 
 def _unknown(layer: nn.Module) -> str | None:
@@ -149,12 +139,13 @@ def _failure(trial: Graph, group: Group, run: Run, *, count: int) -> str | None:
         return now
     masked = copy.deepcopy(trial.module)
     channels = range(0, now.channels, max(1, now.channels // count))[:count]
-    with torch.no_grad():
-        for part in now.parts:
-            if part.side == "inputs":
-                weight: Any = masked.get_submodule(part.path).weight
-                weight[:, [index for channel in channels for index in part.of_channel[channel]]] = 0
     try:
+        with torch.no_grad():
+            for part in now.parts:
+                if part.side == "inputs":
+                    weight: Any = masked.get_submodule(part.path).weight
+                    # The graph may name more channels than there are, behind a shortcut that appends channels of zeros.
+                    weight[:, [index for channel in channels for index in part.of_channel[channel]]] = 0
         trial.remove(group.root, channels)
         got = run(trial.module)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
