@@ -8,6 +8,7 @@ median, in the thread's own processor time. Ratios are times as fast. oneDNN get
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -18,8 +19,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.kernels_sparse import Case, case, measured
+from benchmarks.kernels_sparse import BYTES, Case, case, copies, measured
 from modelmill.kernels import coded_conv2d, coded_linear, pack, status, tile_scales
+from modelmill.kernels.linear import multiply
+from modelmill.kernels.weight import Coded, Ready
 
 SIZE = 4096
 GROUP = 128
@@ -54,8 +57,12 @@ def linear(x: torch.Tensor, weight: Weight, bits: int, outputs: int) -> torch.Te
 
 
 def from_memory(rows: int, bits: int) -> Case:
-    x, weight = torch.randn(rows, SIZE), coded(bits, SIZE, SIZE)
-    return case((weight[0],), lambda tiles: linear(x, (tiles, *weight[1:]), bits, SIZE))
+    """As a layer calls it, whose weight is checked once."""
+    x, (codes, scale, levels) = torch.randn(rows, SIZE), coded(bits, SIZE, SIZE)
+    rotated, count = copies((codes,)), -(-BYTES // codes.nbytes)
+    tiles: list[torch.Tensor] = [next(rotated)[0] for _ in range(count)]
+    made = itertools.cycle([Ready(Coded(one, scale, levels, None, None, bits, SIZE, SIZE)) for one in tiles])
+    return Case(lambda: multiply(x, next(made), None), codes.nbytes)
 
 
 def aten_int4() -> Case:

@@ -1,8 +1,9 @@
 """Products with sparse and binary weights beside dense ones: `python -m benchmarks.kernels_sparse [--json file]`.
 
 One row of activations, 4,096 x 4,096 weights, one thread. Every call takes the next of so many copies of its weight that they
-come from memory, not from a cache (four times the last level's 32 MiB). Cases take turns; each counts by its median, in the
-thread's own processor time: the clock would also tell about the neighbours, and the more the longer a case takes.
+come from memory, not from a cache (four times the last level's 32 MiB), mapped from files as a loader does. Cases take turns;
+each counts by its median, in the thread's own processor time: the clock would also tell about the neighbours, and the more the
+longer a case takes.
 A ratio says how many times as fast as the fastest dense product of the kind it names.
 """
 
@@ -11,6 +12,7 @@ import importlib
 import itertools
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -37,10 +39,23 @@ class Case:
 
 
 def copies(tensors: tuple[torch.Tensor | None, ...]) -> Iterator[Any]:
-    """The tensors, and copies of them, in turn, for ever; together larger than the caches."""
+    """Copies of the tensors in turn, for ever; together larger than the caches."""
     size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    made = [tuple(None if t is None else t.clone() for t in tensors) for _ in range(-(-BYTES // size))]
+    made = [tuple(None if t is None else mapped(t) for t in tensors) for _ in range(-(-BYTES // size))]
     return itertools.cycle(made)
+
+
+def mapped(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in a file's pages, as a loader gives a weight: they are large where the file system's folios are.
+
+    oneDNN's own layouts cannot be in files; they are multiplied with many rows only, which memory does not limit.
+    """
+    if tensor.is_mkldnn:
+        return tensor.clone()
+    with tempfile.NamedTemporaryFile() as file:
+        tensor.contiguous().flatten().view(torch.uint8).numpy().tofile(file.name)
+        pages = torch.from_file(file.name, shared=False, size=tensor.nbytes, dtype=torch.uint8)
+    return pages.view(tensor.dtype).view(tensor.shape)
 
 
 def case(tensors: tuple[torch.Tensor | None, ...], call: Callable[..., object]) -> Case:
@@ -106,7 +121,7 @@ def dense_int8(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> dic
     def own(w: torch.Tensor) -> object:
         y = torch.empty(1, SIZE)
         products.native.dense_linear(
-            w.data_ptr(), scale.data_ptr(), 0, y.data_ptr(), x.data_ptr(), 1, SIZE, SIZE, products.ISA == "avx2"
+            w.data_ptr(), scale.data_ptr(), 0, y.data_ptr(), x.data_ptr(), 1, SIZE, SIZE, products.LEVELS[products.ISA]
         )
         return y
 

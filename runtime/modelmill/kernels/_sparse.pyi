@@ -1,8 +1,8 @@
 # The interface of runtime/native/sparse. Tensors are addresses (0: none), lengths are elements; ValueError refuses.
-# `avx2`: whether to use it where it is there; results do not depend on it.
+# `level`: the best instruction set to use, by its place in `sets`, where it is there; results do not depend on it.
 
-def isa() -> str:
-    """ "avx2" or "portable"."""
+def sets() -> list[str]:
+    """What this processor has of "portable", "avx2", "avx512vnni"."""
 
 def block_linear(
     values: int,
@@ -20,7 +20,7 @@ def block_linear(
     x: int,
     rows: int,
     threads: int,
-    avx2: bool,
+    level: int,
     activation_scale: float,
     /,
 ) -> None: ...
@@ -53,7 +53,7 @@ def block_conv2d(
     rows: int,
     columns: int,
     threads: int,
-    avx2: bool,
+    level: int,
     activation_scale: float,
     /,
 ) -> None:
@@ -90,7 +90,7 @@ def sparse_linear(
     x: int,
     rows: int,
     threads: int,
-    avx2: bool,
+    level: int,
     activation_scale: float,
     /,
 ) -> None: ...
@@ -107,15 +107,15 @@ def sparse_decode(
     out: int,
     first_row: int,
     end_row: int,
-    avx2: bool,
+    level: int,
     /,
 ) -> None: ...
 def dense_linear(
-    weight: int, scale: int, bias: int, out: int, x: int, rows: int, outputs: int, inputs: int, avx2: bool, /
+    weight: int, scale: int, bias: int, out: int, x: int, rows: int, outputs: int, inputs: int, level: int, /
 ) -> None:
     """int8 [outputs, inputs], inputs a multiple of 32: what benchmarks compare with."""
 
 def binary_linear(
-    signs: int, scale: int, bias: int, out: int, x: int, rows: int, outputs: int, inputs: int, threads: int, avx2: bool, /
+    signs: int, scale: int, bias: int, out: int, x: int, rows: int, outputs: int, inputs: int, threads: int, level: int, /
 ) -> None: ...
-def pack_signs(x: int, out: int, rows: int, inputs: int, avx2: bool, /) -> None: ...
+def pack_signs(x: int, out: int, rows: int, inputs: int, level: int, /) -> None: ...

@@ -22,7 +22,7 @@ def pack_signs(x: torch.Tensor) -> torch.Tensor:
         below = torch.nn.functional.pad(x < 0, (0, -x.shape[1] % WORD)).view(x.shape[0], -1, WORD)
         return (below.to(torch.int64) << torch.arange(WORD, device=x.device)).sum(dim=2)
     signs = torch.empty(x.shape[0], -(-x.shape[1] // WORD), dtype=torch.int64)
-    native.pack_signs(x.data_ptr(), signs.data_ptr(), x.shape[0], x.shape[1], products.ISA == "avx2")
+    native.pack_signs(x.data_ptr(), signs.data_ptr(), x.shape[0], x.shape[1], products.LEVELS[products.ISA])
     return signs
 
 
@@ -77,7 +77,7 @@ def _binary_linear(x: torch.Tensor, signs: torch.Tensor, scale: torch.Tensor, bi
         outputs,
         inputs,
         torch.get_num_threads(),
-        products.ISA == "avx2",
+        products.LEVELS[products.ISA],
     )
     return y
 

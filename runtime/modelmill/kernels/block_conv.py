@@ -83,7 +83,7 @@ def _block_conv2d(
         *(kernel[0], kernel[1], stride[0], stride[1], dilation[0], dilation[1]),
         *(border[0], border[2], border[0] + height + border[1], border[2] + width + border[3]),
         torch.get_num_threads(),
-        products.ISA == "avx2",
+        products.LEVELS[products.ISA],
         activation_scale or 0.0,
     )
     return y

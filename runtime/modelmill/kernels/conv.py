@@ -11,7 +11,7 @@ import torch
 
 from modelmill.compress.errors import CompressionError
 from modelmill.kernels import native, reference, tiles
-from modelmill.kernels.weight import Coded, fixed, is_plain
+from modelmill.kernels.weight import Coded, Ready, fixed, is_plain
 
 Optional = torch.Tensor | None
 
@@ -72,8 +72,8 @@ def coded_conv2d(
     """
     geometry = Geometry(kernel, stride, padding, dilation)
     if is_plain(x):
-        weight = Coded(codes, scale, levels, zero, bias, bits, outputs, geometry.inputs(x.shape[1]))
-        return _compute(x, weight, geometry, activation_scale, residual, relu)
+        weight = Ready(Coded(codes, scale, levels, zero, bias, bits, outputs, geometry.inputs(x.shape[1])))
+        return convolve(x, weight, geometry, activation_scale, residual, relu)
     sizes = [[*size] for size in geometry]
     result: torch.Tensor = torch.ops.modelmill.coded_conv2d(
         x, codes, scale, levels, zero, bias, bits, outputs, *sizes, activation_scale, residual, relu
@@ -81,21 +81,24 @@ def coded_conv2d(
     return result
 
 
-def _compute(
-    x: torch.Tensor, weight: Coded, geometry: Geometry, activation_scale: float | None, residual: Optional, relu: bool
+def convolve(
+    x: torch.Tensor, weight: Ready, geometry: Geometry, activation_scale: float | None, residual: Optional, relu: bool
 ) -> torch.Tensor:
+    """`coded_conv2d` with a weight that was checked before; not for a trace."""
+    coded = weight.weight
     height, width = geometry.sizes(x)
-    groups = weight.check()
+    if geometry.inputs(x.shape[1]) != coded.inputs:
+        raise CompressionError(f"x is {list(x.shape)}: the weight takes {coded.inputs} inputs a window")
     scale = fixed(activation_scale)
-    shape = (x.shape[0], weight.outputs, height, width)
+    shape = (x.shape[0], coded.outputs, height, width)
     if residual is not None and (residual.shape != shape or residual.dtype != x.dtype):
         raise CompressionError(f"residual is {residual.dtype} {list(residual.shape)}: it has to be {x.dtype} {list(shape)}")
     values = x if x.dtype == torch.float32 else x.float()
-    if weight.runs(x, groups):
+    if weight.runs(x):
         out = torch.empty(shape, memory_format=torch.channels_last)
-        _native(values, weight, groups, geometry, scale, residual, relu, out)
+        _native(values, weight, geometry, scale, residual, relu, out)
     else:
-        out = _reference(values, weight, geometry, activation_scale, shape)
+        out = _reference(values, coded, geometry, activation_scale, shape)
         out = out if residual is None else out.add_(residual)
         out = out.relu_() if relu else out
     return out if x.dtype == torch.float32 else out.to(x.dtype)
@@ -103,8 +106,7 @@ def _compute(
 
 def _native(
     x: torch.Tensor,
-    weight: Coded,
-    groups: int,
+    weight: Ready,
     geometry: Geometry,
     scale: float,
     residual: Optional,
@@ -120,7 +122,7 @@ def _native(
     kernel, stride, padding, dilation = geometry
     image = (x.data_ptr(), *x.shape, *kernel, *stride, *padding, *dilation, last)
     rest = (scale, torch.get_num_threads(), out.data_ptr(), added, relu)
-    native.chosen.conv(native.chosen.number, *weight.numbers(groups), *image, *rest)
+    native.chosen.conv(native.chosen.number, *weight.numbers, *image, *rest)
 
 
 def _reference(
@@ -151,8 +153,8 @@ def _operator(
     relu: bool,
 ) -> torch.Tensor:
     geometry = Geometry(kernel, stride, padding, dilation)
-    weight = Coded(codes, scale, levels, zero, bias, bits, outputs, geometry.inputs(x.shape[1]))
-    return _compute(x, weight, geometry, activation_scale, residual, relu)
+    weight = Ready(Coded(codes, scale, levels, zero, bias, bits, outputs, geometry.inputs(x.shape[1])))
+    return convolve(x, weight, geometry, activation_scale, residual, relu)
 
 
 def _shape(

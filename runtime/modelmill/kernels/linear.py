@@ -1,7 +1,8 @@
 """A linear layer with a coded weight: `coded_linear`, and the operator `torch.ops.modelmill.coded_linear`.
 
-A layer calls the function: outside of a trace it goes straight to the native module (a few microseconds), in `torch.export` and
-`torch.compile` it is the registered operator. No gradients: a coded weight is for inference.
+Outside of a trace the function goes straight to the native module (a few microseconds), and a layer, whose weight stays what it
+is, calls `multiply`; in `torch.export` and `torch.compile` it is the registered operator. No gradients: a coded weight is for
+inference.
 
 - `codes`: tiles uint8 (`tiles.pack`), or at 8 bits int8 or uint8 (`tiles.prepare8`).
 - `scale` float32 and `zero` int8, or none: [N/16, G, 16] (`tiles.tile_scales`).
@@ -14,7 +15,7 @@ import torch
 from modelmill.compress.errors import CompressionError
 from modelmill.kernels import native, reference
 from modelmill.kernels.packing import Packed
-from modelmill.kernels.weight import Coded, fixed, is_plain
+from modelmill.kernels.weight import Coded, Ready, fixed, is_plain
 
 Optional = torch.Tensor | None
 FEW = 4
@@ -42,38 +43,40 @@ def coded_linear(
     finite gives a row of NaN. Raises CompressionError where arguments do not fit together.
     """
     if is_plain(x):
-        return _compute(x, Coded(codes, scale, levels, zero, bias, bits, outputs, inputs), activation_scale, relu, packed)
+        weight = Ready(Coded(codes, scale, levels, zero, bias, bits, outputs, inputs))
+        return multiply(x, weight, activation_scale, relu, packed)
     result: torch.Tensor = torch.ops.modelmill.coded_linear(
         x, codes, scale, levels, zero, bias, bits, inputs, outputs, activation_scale, relu
     )
     return result
 
 
-def _compute(
-    x: torch.Tensor, weight: Coded, activation_scale: float | None, relu: bool, packed: Packed | None = None
+def multiply(
+    x: torch.Tensor, weight: Ready, activation_scale: float | None, relu: bool = False, packed: Packed | None = None
 ) -> torch.Tensor:
-    groups = weight.check()
-    if x.dim() == 0 or x.shape[-1] != weight.inputs:
-        raise CompressionError(f"x is {list(x.shape)}: the weight takes {weight.inputs} inputs")
-    scale = fixed(activation_scale)
-    values = x if x.dtype == torch.float32 else x.float()
-    if weight.runs(x, groups):
-        out = _native(values.contiguous(), weight, groups, scale, relu, packed)
-    else:
-        whole, x_scale = reference.quantize(values.reshape(-1, weight.inputs), activation_scale)
-        out = reference.product(whole, x_scale, *weight[:-1])
-        out = (out.relu_() if relu else out).view(*x.shape[:-1], weight.outputs)
-    return out if x.dtype == torch.float32 else out.to(x.dtype)
+    """`coded_linear` with a weight that was checked before; not for a trace."""
+    if x.dtype is not torch.float32:
+        return multiply(x.float(), weight, activation_scale, relu, packed).to(x.dtype)
+    coded, shape = weight.weight, x.shape
+    if not shape or shape[-1] != coded.inputs:
+        raise CompressionError(f"x is {list(shape)}: the weight takes {coded.inputs} inputs")
+    scale = 0.0 if activation_scale is None else fixed(activation_scale)
+    if weight.runs(x):
+        return _native(x.contiguous(), weight, scale, relu, packed)
+    whole, x_scale = reference.quantize(x.reshape(-1, coded.inputs), activation_scale)
+    out = reference.product(whole, x_scale, *coded[:-1])
+    return (out.relu_() if relu else out).view(*shape[:-1], coded.outputs)
 
 
-def _native(x: torch.Tensor, weight: Coded, groups: int, scale: float, relu: bool, packed: Packed | None) -> torch.Tensor:
-    out = torch.empty((*x.shape[:-1], weight.outputs))
-    rows = x.numel() // weight.inputs
+def _native(x: torch.Tensor, weight: Ready, scale: float, relu: bool, packed: Packed | None) -> torch.Tensor:
+    chosen, (*first, inputs) = native.chosen, x.shape
+    rows = x.numel() // inputs
+    out = torch.empty(*first, weight.weight.outputs)
     rest = (x.data_ptr(), rows, scale, torch.get_num_threads(), out.data_ptr(), relu)
     if packed is not None and rows > FEW:
-        native.chosen.packed_linear(native.chosen.number, *weight.numbers(groups), *packed.numbers(), *rest)
+        chosen.packed_linear(chosen.number, *weight.numbers, *packed.numbers(), *rest)
     else:
-        native.chosen.linear(native.chosen.number, *weight.numbers(groups), *rest)
+        chosen.linear(chosen.number, *weight.numbers, *rest)
     return out
 
 
@@ -90,7 +93,7 @@ def _operator(
     activation_scale: float | None,
     relu: bool,
 ) -> torch.Tensor:
-    return _compute(x, Coded(codes, scale, levels, zero, bias, bits, outputs, inputs), activation_scale, relu)
+    return multiply(x, Ready(Coded(codes, scale, levels, zero, bias, bits, outputs, inputs)), activation_scale, relu)
 
 
 def _shape(

@@ -30,11 +30,12 @@ def _chosen() -> str:
     limit = os.environ.get("MODELMILL_KERNELS", "")
     if native is None or limit == "reference":
         return "reference"
-    return "portable" if limit == "portable" else native.isa()
+    return limit if limit in native.sets() else native.sets()[-1]
 
 
 ISA = _chosen()
-"""`avx2`, `portable`, or `reference` for plain torch; the environment's MODELMILL_KERNELS limits it."""
+"""An instruction set of `native.sets()`, or `reference` for plain torch; the environment's MODELMILL_KERNELS limits it."""
+LEVELS = {"portable": 0, "avx2": 1, "avx512vnni": 2}
 
 
 def block_linear(
@@ -107,7 +108,7 @@ def _block_linear(
         x.data_ptr(),
         rows,
         torch.get_num_threads(),
-        ISA == "avx2",
+        LEVELS[ISA],
         activation_scale or 0.0,
     )
     return y
@@ -161,7 +162,7 @@ def _sparse_linear(
         x.data_ptr(),
         rows,
         torch.get_num_threads(),
-        ISA == "avx2",
+        LEVELS[ISA],
         activation_scale or 0.0,
     )
     return y
@@ -184,7 +185,7 @@ def _sparse_rows(
     if ISA == "reference" or not values.is_cpu:
         return sparse.decode(weight, start, stop)
     dense = torch.empty(stop - start, inputs)
-    native.sparse_decode(*_sparse_numbers(weight), 0, dense.data_ptr(), start, stop, ISA == "avx2")
+    native.sparse_decode(*_sparse_numbers(weight), 0, dense.data_ptr(), start, stop, LEVELS[ISA])
     return dense
 
 

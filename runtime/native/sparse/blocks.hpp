@@ -13,7 +13,7 @@
 
 namespace modelmill::sparse {
 
-constexpr int AHEAD = 2048;  // bytes
+constexpr int AHEAD = 4096;  // bytes
 
 struct Blocks {
     const void* values;
@@ -111,8 +111,8 @@ MODELMILL_AVX2 __attribute__((always_inline)) inline __m128i picked(const int8_t
     return _mm_insert_epi8(four, x[at[3]], 3);
 }
 
-// As Blocks::inputs_of, for one quad or two; and asks for what comes half a page later, since the processor's own guesses
-// stop at a page's end.
+// As Blocks::inputs_of, for one quad or two; and asks for what comes a page later, since the processor's own guesses stop
+// at a page's end.
 template <int QUADS>
 MODELMILL_AVX2 __attribute__((always_inline)) inline void inputs_avx2(const Blocks& w, Index q, const void* values,
                                                                       uint32_t (&at)[QUADS][4]) {
@@ -250,7 +250,7 @@ MODELMILL_AVX2 void floats4_avx2(const Blocks& w, const float* x, Index block, I
 
 // Row blocks [from, to) with every row of activations.
 template <bool IMAGE>
-void integers(const Blocks& w, const Picks<IMAGE>& x, Index rows, int height, bool avx2, Index from, Index to) {
+void integers_avx2(const Blocks& w, const Picks<IMAGE>& x, Index rows, int height, bool avx2, Index from, Index to) {
     for (Index block = from; block < to; ++block) {
         Index m = 0;
         if (avx2) {

@@ -9,6 +9,7 @@
 #include <new>
 
 #include "binary.hpp"
+#include "blocks_vnni.hpp"
 #include "dots.hpp"
 #include "image.hpp"
 #include "split.hpp"
@@ -64,9 +65,29 @@ bool grows(const int32_t* starts, Index count, Index last) {
     return true;
 }
 
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+int best_level() {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return PORTABLE;
+    const bool vnni =
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+    return vnni ? VNNI : AVX2;
+}
 
-PyObject* isa(PyObject*, PyObject*) { return PyUnicode_FromString(has_avx2() ? "avx2" : "portable"); }
+// The best set here up to the one that was asked for.
+int level_of(long long asked) {
+    static const int best = best_level();
+    return static_cast<int>(std::min<long long>(asked, best));
+}
+
+PyObject* sets(PyObject*, PyObject*) {
+    constexpr const char* names[] = {"portable", "avx2", "avx512vnni"};
+    PyObject* found = PyList_New(0);
+    for (int level = 0; found && level <= level_of(VNNI); ++level) {
+        PyObject* name = PyUnicode_FromString(names[level]);
+        if (!name || PyList_Append(found, name) < 0) Py_CLEAR(found);
+        Py_XDECREF(name);
+    }
+    return found;
+}
 
 // values, is_float, index, wide, starts, quads, height, outputs, inputs, scale, bias, out: of both functions on blocks.
 Blocks blocks_of(const long long* at) {
@@ -96,19 +117,21 @@ PyObject* block_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) 
     if ((given == -1.0 && PyErr_Occurred()) || !n.read(arguments, count - 1)) return nullptr;
     if (const char* wrong = wrong_blocks(n.at)) return refuse(wrong);
     const Blocks w = blocks_of(n.at);
-    const bool is_float = n.at[1] != 0, avx2 = n.at[15] != 0 && has_avx2();
+    const bool is_float = n.at[1] != 0;
+    const int level = level_of(n.at[15]);
     const int height = static_cast<int>(n.at[6]);
     const Index quads = n.at[5], rows = n.at[13], threads = n.at[14], blocks = (w.outputs + height - 1) / height;
     const auto* x = n.pointer<const float>(12);
     return unlocked([&] {
         const double products = 4.0 * quads * height * rows;
         if (is_float)
-            return split(blocks, products, threads, [&](Index from, Index to) { floats(w, x, rows, height, avx2, from, to); });
-        const Codes codes = quantize(x, rows, w.inputs, static_cast<float>(given), avx2);
+            return split(blocks, products, threads,
+                         [&](Index from, Index to) { floats(w, x, rows, height, level >= AVX2, from, to); });
+        const Codes codes = quantize(x, rows, w.inputs, static_cast<float>(given), level >= AVX2);
         std::vector<Index> begins(rows);
         for (Index m = 0; m < rows; ++m) begins[m] = m * codes.stride;
         const Picks<false> picks{codes.values.data(), begins.data(), codes.scales.data(), nullptr};
-        split(blocks, products, threads, [&](Index from, Index to) { integers(w, picks, rows, height, avx2, from, to); });
+        split(blocks, products, threads, [&](Index from, Index to) { integers(w, picks, rows, height, level, from, to); });
     });
 }
 
@@ -124,14 +147,14 @@ PyObject* block_conv2d(PyObject*, PyObject* const* arguments, Py_ssize_t count) 
     if (n.at[1] || !g.fits() || w.inputs != g.kernel[0] * g.kernel[1] * g.channels)
         return refuse("the image does not fit the weight");
     if (g.rows * g.columns * g.channels >= 1LL << 32) return refuse("an image of more than 2^32 numbers");
-    const bool avx2 = n.at[28] != 0 && has_avx2();
+    const int level = level_of(n.at[28]);
     const int height = static_cast<int>(n.at[6]);
     return unlocked([&] {
-        const Image image(n.pointer<const float>(12), g, static_cast<float>(given), avx2);
+        const Image image(n.pointer<const float>(12), g, static_cast<float>(given), level >= AVX2);
         const Picks<true> picks{image.values.data(), image.pixels.data(), image.scales.data(), image.offsets.data()};
         const Index pixels = static_cast<Index>(image.pixels.size());
         split((w.outputs + height - 1) / height, 4.0 * n.at[5] * height * pixels, n.at[27],
-              [&](Index from, Index to) { integers(w, picks, pixels, height, avx2, from, to); });
+              [&](Index from, Index to) { integers(w, picks, pixels, height, level, from, to); });
     });
 }
 
@@ -172,7 +195,7 @@ PyObject* sparse_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count)
     const Result result{n.pointer<const float>(7), n.pointer<const float>(8), n.pointer<float>(9), w.outputs};
     const auto* x = n.pointer<const float>(10);
     const Index rows = n.at[11], threads = n.at[12];
-    const bool avx2 = n.at[13] != 0 && has_avx2();
+    const bool avx2 = level_of(n.at[13]) >= AVX2;
     return unlocked([&] {
         const Codes codes = quantize(x, rows, w.inputs, static_cast<float>(given), avx2);
         split(w.outputs, 1.0 * w.outputs * w.inputs * rows, threads,
@@ -187,7 +210,7 @@ PyObject* sparse_decode(PyObject*, PyObject* const* arguments, Py_ssize_t count)
     if (const char* wrong = wrong_sparse(w)) return refuse(wrong);
     const Index from = n.at[10], to = n.at[11];
     if (from < 0 || to < from || to > w.outputs) return refuse("no such rows");
-    const bool avx2 = n.at[12] != 0 && has_avx2();
+    const bool avx2 = level_of(n.at[12]) >= AVX2;
     const auto* scale = n.pointer<const float>(7);
     auto* out = n.pointer<float>(9);
     return unlocked(
@@ -195,11 +218,11 @@ PyObject* sparse_decode(PyObject*, PyObject* const* arguments, Py_ssize_t count)
 }
 
 PyObject* dense_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    Numbers<9> n;  // weight, scale, bias, out, x, rows, outputs, inputs, avx2
+    Numbers<9> n;  // weight, scale, bias, out, x, rows, outputs, inputs, level
     if (!n.read(arguments, count)) return nullptr;
     const Index rows = n.at[5], outputs = n.at[6], inputs = n.at[7];
     if (inputs < 32 || inputs % 32) return refuse("inputs must be a multiple of 32");
-    const bool avx2 = n.at[8] != 0 && has_avx2();
+    const bool avx2 = level_of(n.at[8]) >= AVX2;
     return unlocked([&] {
         const Codes codes = quantize(n.pointer<const float>(4), rows, inputs, 0.0f, avx2);
         const Result result{n.pointer<const float>(1), n.pointer<const float>(2), n.pointer<float>(3), outputs};
@@ -208,14 +231,14 @@ PyObject* dense_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) 
 }
 
 PyObject* binary_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    Numbers<10> n;  // signs, scale, bias, out, x, rows, outputs, inputs, threads, avx2
+    Numbers<10> n;  // signs, scale, bias, out, x, rows, outputs, inputs, threads, level
     if (!n.read(arguments, count)) return nullptr;
     const auto* weight = n.pointer<const uint64_t>(0);
     const auto *scale = n.pointer<const float>(1), *bias = n.pointer<const float>(2);
     auto* out = n.pointer<float>(3);
     const Index rows = n.at[5], outputs = n.at[6], inputs = n.at[7], words = words_of(inputs);
     if (outputs < 1 || inputs < 1) return refuse("a weight has at least one row and one input");
-    const bool avx2 = n.at[9] != 0 && has_avx2();
+    const bool avx2 = level_of(n.at[9]) >= AVX2;
     return unlocked([&] {
         const Signs x = pack(n.pointer<const float>(4), rows, inputs, avx2);
         const auto differing = avx2 ? differing_avx2 : differing_portable;
@@ -231,9 +254,9 @@ PyObject* binary_linear(PyObject*, PyObject* const* arguments, Py_ssize_t count)
 }
 
 PyObject* pack_signs(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    Numbers<5> n;  // x, out, rows, inputs, avx2
+    Numbers<5> n;  // x, out, rows, inputs, level
     if (!n.read(arguments, count)) return nullptr;
-    const bool avx2 = n.at[4] != 0 && has_avx2();
+    const bool avx2 = level_of(n.at[4]) >= AVX2;
     return unlocked([&] {
         for (Index m = 0; m < n.at[2]; ++m)
             (avx2 ? pack_avx2 : pack_portable)(n.pointer<const float>(0) + m * n.at[3], n.at[3],
@@ -245,7 +268,7 @@ PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t))
     return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
-PyMethodDef functions[] = {{"isa", isa, METH_NOARGS, nullptr},
+PyMethodDef functions[] = {{"sets", sets, METH_NOARGS, nullptr},
                            {"block_linear", fast(block_linear), METH_FASTCALL, nullptr},
                            {"block_conv2d", fast(block_conv2d), METH_FASTCALL, nullptr},
                            {"block_decode", fast(block_decode), METH_FASTCALL, nullptr},

@@ -14,6 +14,9 @@ namespace modelmill::sparse {
 
 using Index = long long;
 
+// Instruction sets, each with those before it; results do not depend on them.
+enum Level : int { PORTABLE, AVX2, VNNI };
+
 // Rows of codes, padded with zeros to whole registers, and what one step of each row is worth.
 struct Codes {
     Index stride = 0;

@@ -10,7 +10,7 @@ from modelmill.kernels import products
 from modelmill.kernels.blocks import Blocks
 from modelmill.kernels.sparse import Sparse
 
-ISAS = ["reference", *(() if products.native is None else sorted({"portable", products.native.isa()}))]
+ISAS = ["reference", *(() if products.native is None else products.native.sets())]
 Product = Callable[..., torch.Tensor]
 
 

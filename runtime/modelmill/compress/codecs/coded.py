@@ -19,10 +19,11 @@ from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.compress.mapping import drop_pages
 from modelmill.compress.weight import CompressedWeight, Geometry, Take
-from modelmill.kernels import coded_conv2d, coded_linear, gpu, program, tiles
-from modelmill.kernels.linear import FEW
+from modelmill.kernels import coded_conv2d, coded_linear, conv, gpu, program, tiles
+from modelmill.kernels.conv import convolve
+from modelmill.kernels.linear import FEW, multiply
 from modelmill.kernels.packing import Packed, packed
-from modelmill.kernels.weight import Coded
+from modelmill.kernels.weight import Coded, Ready, is_plain
 
 NAME = "codes"
 
@@ -53,6 +54,7 @@ class CodedWeight(CompressedWeight):
         """Whether codes, scales and zeros are in the order of tiles."""
         self._packed: tuple[Packed | None] | None = None
         """What `_runs` has found, once it has looked."""
+        self._kept: Ready | None = None
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.register_buffer("levels", levels)
@@ -174,17 +176,12 @@ class CodedWeight(CompressedWeight):
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self.tiled and not x.is_cuda:
+            if is_plain(x):
+                runs = self._runs() if x.shape[0] > FEW else None
+                return multiply(x, self._ready(bias), self.activation_scale, packed=runs)
             outputs, inputs = self.shape
-            return coded_linear(
-                x,
-                *self._parts(),
-                bias,
-                bits=self.bits,
-                inputs=inputs,
-                outputs=outputs,
-                activation_scale=self.activation_scale,
-                packed=self._runs() if x.shape[0] > FEW else None,
-            )
+            scale = self.activation_scale
+            return coded_linear(x, *self._parts(), bias, bits=self.bits, inputs=inputs, outputs=outputs, activation_scale=scale)
         whole = self.bits == 8 and self.levels is None and self.zero is None and self.scale.shape[1] == 1
         if whole and gpu.fits(x, self.codes):
             return gpu.integer_linear(x, self.codes, self.scale.flatten(), bias)
@@ -196,6 +193,14 @@ class CodedWeight(CompressedWeight):
             outputs, inputs = self.shape
             self._packed = (packed(Coded(*self._parts(), None, self.bits, outputs, inputs)),)
         return self._packed[0]
+
+    def _ready(self, bias: torch.Tensor | None) -> Ready:
+        """Kept until one of its tensors is exchanged, by `to()` for example."""
+        kept, own = self._kept, self._buffers
+        if kept is None or not kept.holds(own["codes"], own["scale"], bias):
+            coded = Coded(*self._parts(), bias, self.bits, self.shape[0], _padded_inputs(self.shape))
+            self._kept = kept = Ready(coded)
+        return kept
 
     def conv2d(self, x: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
         if not self._has_kernel(x, geometry):
@@ -229,21 +234,14 @@ class CodedWeight(CompressedWeight):
         relu: bool,
     ) -> torch.Tensor:
         assert not isinstance(geometry.padding, str)
-        height, width = self.shape[2:]
+        sizes = conv.Geometry(self.shape[2:], geometry.stride, geometry.padding, geometry.dilation)
+        scale = self.activation_scale
+        if is_plain(x):
+            return convolve(x, self._ready(bias), sizes, scale, residual, relu)
         return coded_conv2d(
-            x,
-            *self._parts(),
-            bias,
-            bits=self.bits,
-            outputs=self.shape[0],
-            kernel=(height, width),
-            stride=geometry.stride,
-            padding=geometry.padding,
-            dilation=geometry.dilation,
-            activation_scale=self.activation_scale,
-            residual=residual,
-            relu=relu,
-        )
+            x, *self._parts(), bias, bits=self.bits, outputs=self.shape[0], **sizes._asdict(), activation_scale=scale,
+            residual=residual, relu=relu,
+        )  # fmt: skip
 
     def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         return self.codes, self.scale, self.levels, self.zero
