@@ -80,11 +80,20 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if reason := customised(m):
             self.parts[path] = reason
+        made, depth = len(self.graph.nodes), len(self.module_stack)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
             if self.is_leaf_module(m, path):
                 raise
-            # What it called before it failed stays in the graph, in vain; whoever looks knows the part.
             self.parts[path] = _why(error)
+            self._take_back(made, depth)
             return super().call_module(m, forward, args, kwargs)
+
+    def _take_back(self, made: int, depth: int) -> None:
+        """What was called before a forward failed, and where. Reading an attribute stays: torch.fx keeps it for later."""
+        for node in reversed(list(self.graph.nodes)[made:]):
+            if node.op != "get_attr" and not node.users:
+                self.graph.erase_node(node)
+        while len(self.module_stack) > depth:
+            self.module_stack.popitem()

@@ -12,6 +12,7 @@ from modelmill.compress.graph.compare import accepts, cpu_seconds, differing, in
 from modelmill.compress.graph.fold import fold
 from modelmill.compress.graph.pairs import pairs
 from modelmill.compress.graph.tensors import Inputs, clone, let_go, tensors_of
+from modelmill.compress.mapping import drop_pages
 from modelmill.serve.optimize import convolutions
 from modelmill.serve.optimize.floats import swap
 from modelmill.serve.optimize.rewrite import programs, rewrite
@@ -22,8 +23,8 @@ MAX_REASON_CHARACTERS = 300
 TOO_SLOW, TOO_LATE = 1.1, 0.005
 """Times the untouched module's time, and seconds on top: both are measured once only."""
 PLANS = ((True, True, True), (True, True, False), (True, False, False), (False, False, False))
-"""Channels-last, small images, and the forward written anew (attention, programs, fused convolutions), besides folding; the
-first that is right and not slower is served. A module may read the weight of a convolution, or view an activation in another
+"""Channels-last, small images, and the forward written anew (attention, programs, packed layers), besides folding; the first
+that is right and not slower is served. A module may read the weight of a convolution, or view an activation in another
 shape, which channels-last does not allow."""
 
 
@@ -69,7 +70,7 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
             done["convolutions of small images as products"] = narrow(candidate, sizes)
         if rewritten:
             candidate, done["activations and attentions by own functions"] = swap(candidate, inputs=len(example))
-            candidate, counts = rewrite(candidate, inputs=len(example))
+            candidate, counts = rewrite(candidate, inputs=len(example), sizes=sizes)
             done |= counts
         text = ", ".join(f"{count} {what}" for what, count in done.items() if count)
         if not text or text in rejected:
@@ -79,9 +80,18 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
             if let_go(candidate):
                 for program in programs(candidate):
                     program.forget()
+            _give_back(module, candidate)
             return Optimized(module=candidate, notes=(text, *_told(rejected), *unseen))
         rejected[text] = objection
     return Optimized(module=module, notes=("the model runs as it is", *_told(rejected), *unseen))
+
+
+def _give_back(module: nn.Module, candidate: nn.Module) -> None:
+    """Pages of mapped files that only the untouched module needs."""
+    kept = {id(tensor) for tensor in tensors_of(candidate)}
+    for tensor in tensors_of(module):
+        if id(tensor) not in kept and tensor.is_contiguous():
+            drop_pages(tensor)
 
 
 def _objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str | None:

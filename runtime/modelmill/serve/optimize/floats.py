@@ -14,13 +14,12 @@ from torch.nn import functional
 from modelmill.compress.graph.trace import Leaf, customised
 from modelmill.compress.modules import CompressedLinear
 from modelmill.kernels import floats
-from modelmill.serve.optimize.graphs import followed
+from modelmill.serve.optimize.graphs import CONTAINERS, followed
 
 _ATTENTION: Mapping[str, Any] = {
     "query": None, "key": None, "value": None, "attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None,
     "enable_gqa": False,
 }  # fmt: skip
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _GELU: Mapping[str, Any] = {"input": None, "approximate": "none"}
 
 
@@ -52,7 +51,7 @@ def swap(module: nn.Module, *, inputs: int) -> tuple[nn.Module, int]:
 def _swap(module: nn.Module, inputs: int | None) -> tuple[nn.Module, int]:
     if type(module) is nn.GELU and not customised(module):
         return Gelu(module.approximate, in_place=False), 1
-    if type(module).__module__.startswith("torch.nn.") and not isinstance(module, _CONTAINERS):
+    if type(module).__module__.startswith("torch.nn.") and not isinstance(module, CONTAINERS):
         return module, 0
     traced = followed(module, inputs=inputs)
     if traced is None:

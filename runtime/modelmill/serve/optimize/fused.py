@@ -1,4 +1,4 @@
-"""Compressed convolutions that also add a residual and cut off below zero, while their results are still in registers.
+"""Convolutions that also add a residual and cut off below zero, while their results are still in registers.
 
     relu(conv(x))          becomes          fused(x)
     relu(conv(x) + r)      becomes          fused(x, r)
@@ -12,10 +12,13 @@ from torch import fx, nn
 
 from modelmill.compress.modules import CompressedConv2d
 from modelmill.serve.optimize.calls import Call, calls
+from modelmill.serve.optimize.packed import PackedConv2d
+
+KINDS = (CompressedConv2d, PackedConv2d)
 
 
 class FusedConv2d(nn.Module):
-    def __init__(self, convolution: CompressedConv2d) -> None:
+    def __init__(self, convolution: CompressedConv2d | PackedConv2d) -> None:
         super().__init__()
         self.convolution = convolution
 
@@ -26,7 +29,7 @@ class FusedConv2d(nn.Module):
 def fuse(module: nn.Module, graph: fx.Graph) -> int:
     """Rewrites the graph, whose layers `module` has and gets; says how many calls were fused."""
     paths = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-    found = [call for call in calls(module, graph, CompressedConv2d) if call.relu and paths.count(str(call.node.target)) == 1]
+    found = [call for call in calls(module, graph, *KINDS) if call.relu and paths.count(str(call.node.target)) == 1]
     for call in found:
         _replace(module, graph, call)
     return len(found)
@@ -35,7 +38,7 @@ def fuse(module: nn.Module, graph: fx.Graph) -> int:
 def _replace(module: nn.Module, graph: fx.Graph, call: Call) -> None:
     path = str(call.node.target)
     convolution = module.get_submodule(path)
-    assert isinstance(convolution, CompressedConv2d)
+    assert isinstance(convolution, KINDS)
     module.set_submodule(path, FusedConv2d(convolution))
     # Where the relu was: what is added may come after the convolution.
     with graph.inserting_before(call.end):

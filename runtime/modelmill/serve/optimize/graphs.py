@@ -4,6 +4,9 @@ from torch import nn
 
 from modelmill.compress.graph.trace import NoGraph, Traced, customised, trace
 
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""torch's modules that only call their parts."""
+
 
 def followed(module: nn.Module, *, inputs: int | None) -> Traced | None:
     """The module's graph, if running it is the same as calling the module; None where a call does more, or cannot be followed."""

@@ -1,4 +1,6 @@
-"""A forward written anew from its graph: convolutions in programs, and the rest of the compressed ones fused."""
+"""A forward written anew from its graph: convolutions in programs, the other layers packed, and fused with what follows."""
+
+from collections.abc import Mapping
 
 from torch import fx, nn
 
@@ -7,26 +9,29 @@ from modelmill.serve.optimize.calls import without_identities
 from modelmill.serve.optimize.conv_program import ConvProgram
 from modelmill.serve.optimize.fused import fuse
 from modelmill.serve.optimize.graphs import followed
+from modelmill.serve.optimize.packed import Size, pack
 from modelmill.serve.optimize.runs import gather
 
+PACKED = "layers with packed weights"
 
-def rewrite(module: nn.Module, *, inputs: int) -> tuple[nn.Module, dict[str, int]]:
-    """For calls with so many inputs: the module, and what was done, how often. `module` may be changed."""
-    if not any(type(part) in (nn.Conv2d, CompressedConv2d) for part in module.modules()):
-        return module, {}
-    traced = followed(module, inputs=inputs)
+
+def rewrite(module: nn.Module, *, inputs: int, sizes: Mapping[str, Size]) -> tuple[nn.Module, dict[str, int]]:
+    """For calls with so many inputs: the module, and what was done, how often. `module` may be changed.
+
+    sizes: height and width of each convolution's images, by path; () where calls differ."""
+    convolves = any(type(part) in (nn.Conv2d, CompressedConv2d) for part in module.modules())
+    traced = followed(module, inputs=inputs) if convolves else None
     if traced is None:
-        return module, {}
-    graph = traced.graph
-    without_identities(module, graph)
-    done = {
-        "convolutions in programs": gather(module, graph),
-        "compressed convolutions fused with what follows": fuse(module, graph),
-    }
-    if not any(done.values()):
-        return module, {}
-    graph.lint()
-    return fx.GraphModule(module, graph), done
+        return module, {PACKED: pack(module, sizes)}
+    without_identities(module, traced.graph)
+    taken = gather(module, traced.graph)
+    packed = pack(module, sizes, but=taken)
+    fused = fuse(module, traced.graph)
+    done = {"convolutions in programs": len(taken), PACKED: packed, "convolutions fused with what follows": fused}
+    if not taken and not fused:
+        return module, done
+    traced.graph.lint()
+    return fx.GraphModule(module, traced.graph), done
 
 
 def programs(module: nn.Module) -> list[ConvProgram]:

@@ -39,15 +39,16 @@ class Run:
         return [node for node in self.values() if any(user not in own for user in node.users)]
 
 
-def gather(module: nn.Module, graph: fx.Graph) -> int:
-    """Rewrites the graph, whose layers `module` has and gets; says how many convolutions are in programs now."""
+def gather(module: nn.Module, graph: fx.Graph) -> list[str]:
+    """Rewrites the graph, whose layers `module` has and gets; paths of the convolutions that are in programs now."""
     runs = _runs(module, graph)
+    paths = [str(call.node.target) for run in runs for call in run.calls]
     layers = {_layer(module, call) for run in runs for call in run.calls}
     parts = {layer: part_of(layer) for layer in layers}  # one that is called twice stays one
     for number, run in enumerate(runs):
         program = _program(run, [parts[_layer(module, call)] for call in run.calls])
         _replace(module, graph, run, program, f"program_{number}")
-    return sum(len(run.calls) for run in runs)
+    return paths
 
 
 def _runs(module: nn.Module, graph: fx.Graph) -> list[Run]:

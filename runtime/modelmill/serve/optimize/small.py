@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from modelmill.compress.graph.tensors import Inputs
-from modelmill.compress.graph.trace import customised
+from modelmill.compress.graph.trace import Leaf, customised
 
 Size = tuple[int, ...]
 WORTH_IT = 1 << 14
@@ -63,13 +63,11 @@ def _pays(layer: nn.Conv2d, size: Size) -> bool:
     return pixels < taps and pixels * out <= MOST_MEMORY * taps
 
 
-class SmallConv2d(nn.Module):
+class SmallConv2d(Leaf):
     """For inference. x [N, C, H, W] of the size that it was built for; on other images it is the plain convolution."""
 
-    matrix: torch.Tensor
-    """[pixels out * channels out, pixels in * channels in]"""
-    bias: torch.Tensor | None
-    """[pixels out * channels out]"""
+    product: nn.Linear
+    """[pixels in * channels in] to [pixels out * channels out]"""
 
     def __init__(self, layer: nn.Conv2d, *, size: Size) -> None:
         super().__init__()
@@ -81,8 +79,11 @@ class SmallConv2d(nn.Module):
         blocks = layer.weight.new_zeros(pixels, self._shape[0], size[0] * size[1], self._shape[1])
         for out, pixel, row, column in self._taps:
             blocks[out, :, pixel] = layer.weight[:, :, row, column]
-        self.register_buffer("matrix", blocks.flatten(2).flatten(0, 1))
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().repeat(pixels))
+        matrix = blocks.flatten(2).flatten(0, 1)
+        self.product = nn.Linear(matrix.shape[1], matrix.shape[0], bias=layer.bias is not None, device="meta")
+        self.product.weight = nn.Parameter(matrix, requires_grad=False)
+        if layer.bias is not None:
+            self.product.bias = nn.Parameter(layer.bias.detach().repeat(pixels), requires_grad=False)
         # The matrix has all of the weight, unless some tap lies in the padding for every pixel.
         complete = len({tap[2:] for tap in self._taps}) == self._shape[2] * self._shape[3]
         self._weight = None if complete else layer.weight.detach()
@@ -92,15 +93,15 @@ class SmallConv2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dim() != 4 or x.shape[2:] != self._size:
-            bias = None if self.bias is None else self.bias[: self._shape[0]]
+            bias = None if self.product.bias is None else self.product.bias[: self._shape[0]]
             return functional.conv2d(x, self._plain(), bias, *self._geometry)
         # In channels-last both changes of dimensions are views.
-        pixels = functional.linear(x.permute(0, 2, 3, 1).flatten(1), self.matrix, self.bias)
+        pixels: torch.Tensor = self.product(x.permute(0, 2, 3, 1).flatten(1))
         return pixels.view(-1, *self._out, self._shape[0]).permute(0, 3, 1, 2)
 
     def _plain(self) -> torch.Tensor:
         if self._weight is None:
-            blocks = self.matrix.view(-1, self._shape[0], self._size[0] * self._size[1], self._shape[1])
+            blocks = self.product.weight.detach().view(-1, self._shape[0], self._size[0] * self._size[1], self._shape[1])
             weight = blocks.new_empty(self._shape).to(memory_format=torch.channels_last)
             for out, pixel, row, column in self._taps:
                 weight[:, :, row, column] = blocks[out, :, pixel]
