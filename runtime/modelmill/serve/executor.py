@@ -24,17 +24,18 @@ class Executor:
         self._threads: list[threading.Thread] = []
         self.grow(1)
 
-    def grow(self, count: int, *, prepare: Callable[[], None] | None = None) -> None:
-        """Starts threads until there are so many; each calls `prepare` first."""
+    def grow(self, count: int, *, prepare: Callable[[int], None] | None = None) -> None:
+        """Starts threads until there are so many; each calls `prepare` first, with its number. The first one is 0."""
         while len(self._threads) < count:
+            number = len(self._threads)
             # Daemons: a hung execution must not keep a process from ending.
-            thread = threading.Thread(target=self._loop, args=(prepare,), name="modelmill-executor", daemon=True)
+            thread = threading.Thread(target=self._loop, args=(number, prepare), name="modelmill-executor", daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _loop(self, prepare: Callable[[], None] | None) -> None:
+    def _loop(self, number: int, prepare: Callable[[int], None] | None) -> None:
         if prepare:
-            prepare()
+            prepare(number)
         while (work := self._work.get()) is not None:
             work()
 

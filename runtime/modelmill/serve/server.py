@@ -12,7 +12,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +33,7 @@ from modelmill.serve.grpc_server import GrpcServer
 from modelmill.serve.http import Limits, Request, Response, json_response
 from modelmill.serve.inference import Inference, Phase
 from modelmill.serve.listener import Listener
+from modelmill.serve.nodes import nodes, shares, stay
 from modelmill.serve.phases import Phases
 from modelmill.serve.placement import Placement
 from modelmill.serve.protocols import embeddings, oip_http, openapi, repository, v1
@@ -118,7 +118,14 @@ class Server:
 
         # torch keeps the number by thread, and short batches run in this one.
         torch.set_num_threads(1)
-        self._executor.grow(warm.instances, prepare=partial(torch.set_num_threads, warm.threads))
+        places = shares(warm.instances, nodes())
+
+        def prepare(number: int) -> None:
+            stay(places[number])
+            torch.set_num_threads(warm.threads)
+
+        await self._executor.call(lambda: prepare(0))
+        self._executor.grow(warm.instances, prepare=prepare)
         policy = Policy(
             max_rows=warm.rows,
             max_latency_seconds=service.batcher.max_latency_seconds,
