@@ -30,10 +30,10 @@ C = TypeVar("C", bound=PortConnection)
 
 
 class ListeningPort(Generic[C]):
-    def __init__(self, connect: Callable[[], C], *, limits: Limits) -> None:
+    def __init__(self, connect: Callable[[], C], *, limits: Limits, scratch: memoryview | None = None) -> None:
         self.limits = limits
         self.connections: set[C] = set()
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES)) if scratch is None else scratch
         """All connections receive here: whatever arrives is consumed before the loop reads another socket."""
         self._connect = connect
         self._server: asyncio.Server | None = None
@@ -54,9 +54,12 @@ class ListeningPort(Generic[C]):
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self.limits.sweep_seconds)
-            now = loop.time()
-            for connection in tuple(self.connections):
-                self.look_at(connection, now)
+            self.sweep(loop.time())
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second."""
+        for connection in tuple(self.connections):
+            self.look_at(connection, now)
 
     def look_at(self, connection: C, now: float) -> None:
         """Called about once a second for each."""

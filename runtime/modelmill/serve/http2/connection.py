@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CONNECTION_WINDOW = 16 << 20
 MAX_STREAMS = 1024
 MAX_CONTROL = 1000
-"""Pings, settings and streams given up that a client may send between two sweeps."""
+"""Pings, settings and streams given up or broken that a client may send between two sweeps."""
 SILENT_SECONDS = 60.0
 """A client that has streams and says nothing for so long is asked whether it still lives."""
 ANSWER_SECONDS = 20.0
@@ -125,7 +125,7 @@ class Connection(PortConnection):
             raise ConnectionFailed(Error.PROTOCOL_ERROR, f"a frame of type {kind} for stream {stream}")
         self._control += kind in _CONTROL
         if self._control > MAX_CONTROL:
-            raise ConnectionFailed(Error.ENHANCE_YOUR_CALM, "too many pings, settings or streams given up")
+            raise ConnectionFailed(Error.ENHANCE_YOUR_CALM, "too many pings, settings, or streams given up or broken")
         try:
             self._handle(kind, flags, stream, payload)
         except StreamFailed as failure:
@@ -240,6 +240,8 @@ class Connection(PortConnection):
     def _fail(self, failure: StreamFailed) -> None:
         self.write([frames.number(frames.RST_STREAM, failure.stream, failure.code)])
         if stream := self.streams.get(failure.stream):
+            # As if the client had given it up: whatever makes us reset may not start work without end either.
+            self._control += 1
             self._drop(stream)
 
     def _drop(self, stream: Stream) -> None:

@@ -14,14 +14,18 @@ from modelmill.serve.http2.stream import Receiver, Stream
 from modelmill.serve.port import ListeningPort
 
 CONNECTION_SECONDS = 300.0
+Open = Callable[[Stream, Headers], Receiver | None]
+"""Takes a stream that begins; None when it has been answered already."""
 _chance = random.Random()
 """Not the module's own, which programs seed and expect to themselves."""
 
 
 class Port(ListeningPort[Connection]):
-    def __init__(self, open: Callable[[Stream, Headers], Receiver | None], *, limits: Limits) -> None:
-        super().__init__(lambda: Connection(self), limits=limits)
+    def __init__(self, open: Open, *, limits: Limits, scratch: memoryview | None = None) -> None:
+        """`scratch` is another port's, which hands its connections over while what came lies there."""
+        super().__init__(lambda: Connection(self), limits=limits, scratch=scratch)
         self.open = open
+        self._leaving = False
 
     def look_at(self, connection: Connection, now: float) -> None:
         super().look_at(connection, now)
@@ -31,8 +35,14 @@ class Port(ListeningPort[Connection]):
     def stop_accepting(self) -> None:
         """Asks all clients to go elsewhere; what they have asked is answered first."""
         super().stop_accepting()
-        for connection in tuple(self.connections):
-            connection.end()
+        self._leaving = True
+        self.joined()
+
+    def joined(self) -> None:
+        """Another port has handed over a connection: it may have come too late."""
+        if self._leaving:
+            for connection in tuple(self.connections):
+                connection.end()
 
     def drop(self, connection: Connection) -> None:
         connection.transport.abort()
