@@ -1,7 +1,8 @@
 """A stream of HTTP/2 as a request of the REST protocols: the handler gets the `Request` it gets from HTTP/1.1.
 
 So do limits and counts: a stream stands for what is a connection there. A refusal in the middle of an upload is a whole
-answer, after which the client is told to stop sending (RFC 9113, section 8.1).
+answer; then the client is told to stop sending (RFC 9113, section 8.1), but not at once: while curl and httpx send, they do
+not see the answer.
 """
 
 import time
@@ -16,6 +17,7 @@ from modelmill.serve.http2.headers import Headers
 from modelmill.serve.http2.stream import Stream
 
 CONTINUE = hpack.encode([(":status", "100")])
+LINGER_SECONDS = 2.0
 MAX_LENGTH_DIGITS = 18
 
 
@@ -30,6 +32,7 @@ class RestStream:
         self._limits = limits
         self._unanswered = unanswered
         self._began = time.perf_counter()
+        self._lingers_until: float | None = None
         self._pending: Pending | None = None
         self._arrived = self._answered = False
         text = headers.get("content-length")
@@ -47,6 +50,7 @@ class RestStream:
 
     def data(self, piece: memoryview) -> None:
         if self._answered:
+            self._stream.consumed(len(piece))
             return
         received = self._body.received + len(piece)
         if received > self._limits.max_body_bytes:
@@ -82,9 +86,14 @@ class RestStream:
 
     def overdue(self) -> bool:
         """A client that is too slow is told so, here: its stream ends with an answer."""
-        allowed = self._limits.grace_seconds + self._received / self._limits.least_bytes_per_second
-        if not (self._arrived or self._answered) and time.perf_counter() - self._began > allowed:
-            self._refuse(408, f"the request did not arrive within {allowed:.0f} seconds")
+        now = time.perf_counter()
+        if self._lingers_until is not None:
+            if now > self._lingers_until and self._stream.answered:
+                self._stream.reset(Error.NO_ERROR)
+        elif not (self._arrived or self._answered):
+            allowed = self._limits.grace_seconds + self._body.received / self._limits.least_bytes_per_second
+            if now - self._began > allowed:
+                self._refuse(408, f"the request did not arrive within {allowed:.0f} seconds")
         return False
 
     def leave(self) -> None:
@@ -94,10 +103,6 @@ class RestStream:
         pass
 
     # --- the answer
-
-    @property
-    def _received(self) -> int:
-        return 0 if self._answered else self._body.received
 
     def _send(self, response: Response) -> None:
         self._pending, self._answered = None, True
@@ -110,9 +115,11 @@ class RestStream:
 
     def _refuse(self, status: int, message: str) -> None:
         self._unanswered(status)
-        self._send(error_response(status, message))
-        # Whatever memory was reserved.
+        # Frees what has come.
         self._body = Body(None, header_length="")
+        self._stream.lingers = True
+        self._lingers_until = time.perf_counter() + LINGER_SECONDS
+        self._send(error_response(status, message))
 
     def _too_large(self) -> None:
         self._refuse(413, f"the request's body is larger than {self._limits.max_body_bytes} bytes")

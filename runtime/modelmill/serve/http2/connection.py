@@ -225,7 +225,9 @@ class Connection(PortConnection):
 
     def _end(self, stream: Stream) -> None:
         stream.ended = True
-        if stream.receiver:
+        if stream.answered:
+            self.forget(stream)
+        elif stream.receiver:
             stream.receiver.end()
 
     def _open_window(self, number: int, size: int) -> None:

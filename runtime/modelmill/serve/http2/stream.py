@@ -59,7 +59,9 @@ class Stream:
         "_queue",
         "_trailers",
         "_uncredited",
+        "answered",
         "ended",
+        "lingers",
         "number",
         "receive_window",
         "receiver",
@@ -72,6 +74,10 @@ class Stream:
         self.receiver: Receiver | None = None
         self.ended = ended
         """By the client: it sends nothing more."""
+        self.answered = False
+        """All of the answer has been sent."""
+        self.lingers = False
+        """After an early answer what still comes is received, until the receiver resets: some clients do not read before."""
         self.send_window = send_window
         self.receive_window = WINDOW
         self._uncredited = 0
@@ -130,9 +136,10 @@ class Stream:
         return bool(self._queue)
 
     def _finish(self) -> None:
+        self.answered = True
         if self.ended:
             self._connection.forget(self)
-        else:
+        elif not self.lingers:
             # The answer is complete without the rest of the request.
             self.reset(Error.NO_ERROR)
 
