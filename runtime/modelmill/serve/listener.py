@@ -12,7 +12,7 @@ from modelmill.serve.fastpath import FastPath
 from modelmill.serve.heads import Heads
 from modelmill.serve.http import Handler, Limits
 from modelmill.serve.http2.headers import Headers
-from modelmill.serve.http2.port import Open, Port
+from modelmill.serve.http2.port import Open, SharedPort
 from modelmill.serve.http2.stream import Receiver, Stream
 from modelmill.serve.opening import Opening
 from modelmill.serve.port import ListeningPort
@@ -31,8 +31,7 @@ class Listener(ListeningPort[Connection | Opening]):
         """Told the status of every request that ended before the handler saw it, or because its client went away."""
         self.fast: FastPath | None = None
         self.draining = False
-        self.http2 = Port(self._open, limits=limits, scratch=self.scratch)
-        """Without a socket of its own: its connections come from here."""
+        self.http2 = SharedPort(self._open, limits=limits, scratch=self.scratch)
         self._grpc = grpc
 
     def _open(self, stream: Stream, headers: Headers) -> Receiver | None:

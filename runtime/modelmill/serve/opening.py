@@ -8,9 +8,8 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from modelmill.serve.connection import Connection
-from modelmill.serve.http2 import connection as http2
 from modelmill.serve.http2.frames import PREFACE
-from modelmill.serve.port import PortConnection
+from modelmill.serve.port import PortConnection, hand_over
 
 if TYPE_CHECKING:
     from modelmill.serve.listener import Listener
@@ -44,18 +43,13 @@ class Opening(PortConnection):
         nbytes += len(self._held)
         first = bytes(self._listener.scratch[: min(nbytes, len(PREFACE))])
         if first == PREFACE:
-            self._hand_over(http2.Connection(self._listener.http2), nbytes)
-            self._listener.http2.joined()
+            self._listener.connections.discard(self)
+            self._listener.http2.take(self.transport, nbytes)
         elif PREFACE.startswith(first):
             self._held = first
         else:
-            self._hand_over(Connection(self._listener), nbytes)
-
-    def _hand_over(self, connection: PortConnection, nbytes: int) -> None:
-        self._listener.connections.discard(self)
-        self.transport.set_protocol(connection)
-        connection.connection_made(self.transport)
-        connection.buffer_updated(nbytes)
+            self._listener.connections.discard(self)
+            hand_over(self.transport, Connection(self._listener), nbytes)
 
     @property
     def busy(self) -> bool:

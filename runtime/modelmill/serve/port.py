@@ -26,6 +26,13 @@ class PortConnection(asyncio.BufferedProtocol, ABC):
         """Called about once a second: everything that depends on time passing without bytes."""
 
 
+def hand_over(transport: asyncio.Transport, connection: PortConnection, nbytes: int) -> None:
+    """To whom the transport belongs from now on; it finds the bytes that have come where it would have received them."""
+    transport.set_protocol(connection)
+    connection.connection_made(transport)
+    connection.buffer_updated(nbytes)
+
+
 C = TypeVar("C", bound=PortConnection)
 
 

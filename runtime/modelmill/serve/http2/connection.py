@@ -28,6 +28,8 @@ MAX_CONTROL = 1000
 SILENT_SECONDS = 60.0
 """A client that has streams and says nothing for so long is asked whether it still lives."""
 ANSWER_SECONDS = 20.0
+PARTING_SECONDS = 3.0
+"""How long a client without streams is waited for when the server leaves: some do not read between two requests."""
 LEAVING = b"leaving!"
 LIVING = b"living?!"
 SETTINGS = {
@@ -54,8 +56,10 @@ class Connection(PortConnection):
         self._greeted = False
         """The client's settings have come."""
         self._closing = False
-        self._leaving = self._left = self._ending = False
-        """The client is asked to go; it knows by now which streams are served; those do not wait for more."""
+        self._leaving: float | None = None
+        """Since when the client is asked to go."""
+        self._left = self._ending = False
+        """It knows by now which streams are served; those do not wait for more."""
         self._asked: float | None = None
         """When a ping was sent that has not been answered."""
         self.streams: dict[int, Stream] = {}
@@ -278,7 +282,7 @@ class Connection(PortConnection):
             self.write([frames.frame(frames.PING, frames.ACK, 0, payload)])
             return
         self._asked = None
-        if payload == LEAVING and self._leaving:
+        if payload == LEAVING and self._leaving is not None:
             self._left = True
             self.write([frames.goaway(self._last, Error.NO_ERROR)])
             self._close_when_done()
@@ -290,12 +294,13 @@ class Connection(PortConnection):
         """Streams are open, or the client may still open some, or what was written is not yet in the kernel."""
         if self._closing:
             return False
-        return bool(self.streams) or self._leaving != self._left or self.transport.get_write_buffer_size() > 0
+        awaited = self._leaving is not None and not self._left and self._loop.time() - self._leaving < PARTING_SECONDS
+        return bool(self.streams) or awaited or self.transport.get_write_buffer_size() > 0
 
     def leave(self) -> None:
         """Asks the client to go elsewhere with new streams; the connection closes after the last one it has."""
-        if not self._leaving and not self._closing:
-            self._leaving, self._asked = True, self._loop.time()
+        if self._leaving is None and not self._closing:
+            self._leaving = self._asked = self._loop.time()
             goaway = frames.goaway(frames.LARGEST, Error.NO_ERROR)
             self.write([goaway, frames.frame(frames.PING, 0, 0, LEAVING)])
 

@@ -4,6 +4,7 @@ Such connections live long, and a Service balances connections, not requests. So
 few minutes: pods that were added get their share of the clients. When the port closes all are asked at once.
 """
 
+import asyncio
 import random
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from modelmill.serve.http import Limits
 from modelmill.serve.http2.connection import Connection
 from modelmill.serve.http2.headers import Headers
 from modelmill.serve.http2.stream import Receiver, Stream
-from modelmill.serve.port import ListeningPort
+from modelmill.serve.port import ListeningPort, hand_over
 
 CONNECTION_SECONDS = 300.0
 Open = Callable[[Stream, Headers], Receiver | None]
@@ -22,10 +23,8 @@ _chance = random.Random()
 
 class Port(ListeningPort[Connection]):
     def __init__(self, open: Open, *, limits: Limits, scratch: memoryview | None = None) -> None:
-        """`scratch` is another port's, which hands its connections over while what came lies there."""
         super().__init__(lambda: Connection(self), limits=limits, scratch=scratch)
         self.open = open
-        self._leaving = False
 
     def look_at(self, connection: Connection, now: float) -> None:
         super().look_at(connection, now)
@@ -35,14 +34,28 @@ class Port(ListeningPort[Connection]):
     def stop_accepting(self) -> None:
         """Asks all clients to go elsewhere; what they have asked is answered first."""
         super().stop_accepting()
-        self._leaving = True
-        self.joined()
-
-    def joined(self) -> None:
-        """Another port has handed over a connection: it may have come too late."""
-        if self._leaving:
-            for connection in tuple(self.connections):
-                connection.end()
+        for connection in tuple(self.connections):
+            connection.end()
 
     def drop(self, connection: Connection) -> None:
         connection.transport.abort()
+
+
+class SharedPort(Port):
+    """Connections that another port has accepted, which also speaks HTTP/1.1; this one has no socket."""
+
+    def __init__(self, open: Open, *, limits: Limits, scratch: memoryview) -> None:
+        """`scratch` is where what the other port has read lies."""
+        super().__init__(open, limits=limits, scratch=scratch)
+        self._leaving = False
+
+    def take(self, transport: asyncio.Transport, nbytes: int) -> None:
+        """A connection whose first bytes, the preface among them, are in `scratch`."""
+        connection = Connection(self)
+        hand_over(transport, connection, nbytes)
+        if self._leaving:
+            connection.end()
+
+    def stop_accepting(self) -> None:
+        super().stop_accepting()
+        self._leaving = True
