@@ -20,6 +20,8 @@ class Opening(PortConnection):
 
     transport: asyncio.Transport
 
+    __slots__ = ("_began", "_held", "_listener", "transport")
+
     def __init__(self, listener: "Listener") -> None:
         self._listener = listener
         self._began = asyncio.get_running_loop().time()
@@ -35,13 +37,15 @@ class Opening(PortConnection):
         self._listener.connections.discard(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._listener.scratch[len(self._held) :]
+        return self._listener.scratch[len(self._held) :] if self._held else self._listener.scratch
 
     def buffer_updated(self, nbytes: int) -> None:
-        # Other connections have used the memory since.
-        self._listener.scratch[: len(self._held)] = self._held
-        nbytes += len(self._held)
-        first = bytes(self._listener.scratch[: min(nbytes, len(PREFACE))])
+        scratch = self._listener.scratch
+        if self._held:
+            # Other connections have used the memory since.
+            scratch[: len(self._held)] = self._held
+            nbytes += len(self._held)
+        first = bytes(scratch[: min(nbytes, len(PREFACE))])
         if first == PREFACE:
             self._listener.connections.discard(self)
             self._listener.http2.take(self.transport, nbytes)

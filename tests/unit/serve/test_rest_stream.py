@@ -1,6 +1,7 @@
 """HTTP/2 on the HTTP port, frame by frame: what becomes a request, limits, slow and broken clients. Not here: what it means."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from modelmill.serve.http2.frames import Error
 from modelmill.serve.listener import Listener
 from tests.unit.serve import test_http as http1
 from tests.unit.serve.test_http import LARGE, LIMITS, Address, Slow, eventually
-from tests.unit.serve.test_http2 import Client, data
+from tests.unit.serve.test_http2 import FRAMES, Client, data
 
 OPEN = frames.END_HEADERS
 WHOLE = frames.END_HEADERS | frames.END_STREAM
@@ -218,6 +219,31 @@ def test_what_follows_the_json_header_of_a_large_body_is_aligned() -> None:
             client.send(*(data(stream, content[i : i + 7000], flags=0) for i in range(0, len(content), 7000)), data(stream, b""))
             assert answer(client, stream)[0][":status"] == "200"
     assert [address % 64 for address in addresses] == [0, 0, 0]
+
+
+BLOCKS = st.sampled_from(
+    [
+        hpack.encode([(":method", method), (":scheme", "http"), (":path", path), *more])
+        for method in ("GET", "HEAD", "POST")
+        for path in ("/a", "/slow")
+        for more in ([], [("content-length", "3")], [("content-length", "2000")], [("expect", "100-continue")])
+    ]
+)
+HEADERS = st.builds(frames.frame, st.just(frames.HEADERS), st.sampled_from([OPEN, WHOLE]), st.sampled_from([1, 3, 5, 7]), BLOCKS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sent=st.lists(st.one_of(HEADERS, HEADERS, FRAMES), max_size=20), cut=st.integers(0, 20), last=st.binary(max_size=20))
+def test_whatever_a_client_sends_the_server_goes_on(server: Open, sent: list[bytes], cut: int, last: bytes) -> None:
+    bytes_sent = b"".join(sent)
+    with Client(server) as client:
+        client.send(bytes_sent[: len(bytes_sent) - cut], last, PING)
+        client.socket.shutdown(socket.SHUT_WR)
+        while client.frame():
+            pass
+    with Client(server) as another:
+        another.send(head(1) + data(1, b"x"))
+        assert answer(another, 1)[1] == b'{"path":"/a","bytes":1}'
 
 
 # --- clients that leave
