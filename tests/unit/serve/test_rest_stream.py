@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from modelmill.serve.http import Handler, Limits, Request, Response, json_response
 from modelmill.serve.http2 import frames, hpack
 from modelmill.serve.http2.frames import Error
+from modelmill.serve.http2.port import MAX_SHARED_STREAMS
 from modelmill.serve.listener import Listener
 from tests.unit.serve import test_http as http1
 from tests.unit.serve.test_http import LARGE, LIMITS, Address, Slow, eventually
@@ -244,6 +245,14 @@ def test_whatever_a_client_sends_the_server_goes_on(server: Open, sent: list[byt
     with Client(server) as another:
         another.send(head(1) + data(1, b"x"))
         assert answer(another, 1)[1] == b'{"path":"/a","bytes":1}'
+
+
+def test_more_streams_than_may_be_open_are_refused_unseen() -> None:
+    with listening(LARGE) as server, Client(server) as client:
+        client.send(*(head(stream) for stream in range(1, 2 * MAX_SHARED_STREAMS + 1, 2)), head(2 * MAX_SHARED_STREAMS + 1))
+        number, code = 2 * MAX_SHARED_STREAMS + 1, Error.REFUSED_STREAM.to_bytes(4, "big")
+        assert client.until(frames.RST_STREAM)[2:] == (number, code)
+        assert (server.listener.busy, server.unanswered) == (1, [])
 
 
 # --- clients that leave

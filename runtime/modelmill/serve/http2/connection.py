@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from modelmill.serve.http2.port import Port
 
 CONNECTION_WINDOW = 16 << 20
-MAX_STREAMS = 1024
 MAX_CONTROL = 1000
 """Pings, settings and streams given up or broken that a client may send between two sweeps."""
 SILENT_SECONDS = 60.0
@@ -34,7 +33,6 @@ LEAVING = b"leaving!"
 LIVING = b"living?!"
 SETTINGS = {
     frames.ENABLE_PUSH: 0,
-    frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
     frames.INITIAL_WINDOW_SIZE: WINDOW,
     frames.MAX_FRAME_SIZE: MAX_FRAME,
 }
@@ -81,8 +79,14 @@ class Connection(PortConnection):
         # Not asserted: uvloop's transports do not inherit from asyncio's.
         self.transport = cast(asyncio.Transport, transport)
         self._port.connections.add(self)
-        settings = frames.settings({**SETTINGS, frames.MAX_HEADER_LIST_SIZE: self._port.limits.max_head_bytes})
-        self.write([settings, frames.number(frames.WINDOW_UPDATE, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)])
+        port = self._port
+        most = {frames.MAX_HEADER_LIST_SIZE: port.limits.max_head_bytes, frames.MAX_CONCURRENT_STREAMS: port.max_streams}
+        self.write(
+            [
+                frames.settings({**SETTINGS, **most}),
+                frames.number(frames.WINDOW_UPDATE, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW),
+            ]
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
@@ -210,7 +214,7 @@ class Connection(PortConnection):
         self._last = number
         if headers is None:
             raise StreamFailed(number, Error.PROTOCOL_ERROR)
-        if len(self.streams) >= MAX_STREAMS or self._left:
+        if len(self.streams) >= self._port.max_streams or self._left:
             raise StreamFailed(number, Error.REFUSED_STREAM)
         stream = self.streams[number] = Stream(self, number, send_window=self.outgoing.initial_window, ended=last)
         stream.receiver = self._port.open(stream, headers)

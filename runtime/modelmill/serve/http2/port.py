@@ -15,6 +15,9 @@ from modelmill.serve.http2.stream import Receiver, Stream
 from modelmill.serve.port import ListeningPort, hand_over
 
 CONNECTION_SECONDS = 300.0
+MAX_STREAMS = 1024
+MAX_SHARED_STREAMS = 256
+"""Where requests are whole bodies, each of which may have to be kept until it is complete."""
 Open = Callable[[Stream, Headers], Receiver | None]
 """Takes a stream that begins; None when it has been answered already."""
 _chance = random.Random()
@@ -22,6 +25,9 @@ _chance = random.Random()
 
 
 class Port(ListeningPort[Connection]):
+    max_streams = MAX_STREAMS
+    """Of one connection, at a time."""
+
     def __init__(self, open: Open, *, limits: Limits, scratch: memoryview | None = None) -> None:
         super().__init__(lambda: Connection(self), limits=limits, scratch=scratch)
         self.open = open
@@ -43,6 +49,8 @@ class Port(ListeningPort[Connection]):
 
 class SharedPort(Port):
     """Connections that another port has accepted, which also speaks HTTP/1.1; this one has no socket."""
+
+    max_streams = MAX_SHARED_STREAMS
 
     def __init__(self, open: Open, *, limits: Limits, scratch: memoryview) -> None:
         """`scratch` is where what the other port has read lies."""
