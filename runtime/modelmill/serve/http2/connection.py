@@ -81,12 +81,8 @@ class Connection(PortConnection):
         self._port.connections.add(self)
         port = self._port
         most = {frames.MAX_HEADER_LIST_SIZE: port.limits.max_head_bytes, frames.MAX_CONCURRENT_STREAMS: port.max_streams}
-        self.write(
-            [
-                frames.settings({**SETTINGS, **most}),
-                frames.number(frames.WINDOW_UPDATE, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW),
-            ]
-        )
+        window = frames.number(frames.WINDOW_UPDATE, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
+        self.write([frames.settings({**SETTINGS, **most}), window])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
