@@ -14,13 +14,12 @@ import socket
 from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
-from urllib.parse import unquote
 
 import httptools
-import numpy as np
 
 from modelmill.serve import heads
-from modelmill.serve.http import CLIENT_GONE, Bytes, Pending, Request, Response, error_response
+from modelmill.serve.body import DIRECT_BYTES, HEADER_LENGTH, aligned
+from modelmill.serve.http import CLIENT_GONE, Bytes, Pending, Request, Response, error_response, path_of
 from modelmill.serve.port import PortConnection
 
 if TYPE_CHECKING:
@@ -29,14 +28,10 @@ if TYPE_CHECKING:
 
 LINGER_SECONDS = 2.0
 MAX_PIPELINED = 8
-DIRECT_BYTES = 64 << 10
-"""Bodies from this size on are received in place."""
 AT_ONCE_BYTES = 256 << 10
 """Of a large body: the loop is woken when so much has come, not for each packet."""
-ALIGNMENT = 64
 JOINED_BYTES = 16 << 10
 """Answers up to this size go out as one piece of memory."""
-HEADER_LENGTH = "inference-header-content-length"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Length: " for status in HTTPStatus}
 _NAMES: dict[bytes, str] = {}
 """Header names seen, in lower case; bounded, because clients choose them."""
@@ -215,7 +210,7 @@ class Connection(PortConnection):
         if length < DIRECT_BYTES or self._refused or self._began is None or "transfer-encoding" in self._headers:
             return
         begun = self._body
-        self._body = _aligned(length, self._headers.get(HEADER_LENGTH, ""))
+        self._body = aligned(length, self._headers.get(HEADER_LENGTH, ""))
         self._body[: len(begun)] = begun
         self._direct = self._body[len(begun) :]
         if len(self._direct) > AT_ONCE_BYTES:
@@ -240,8 +235,7 @@ class Connection(PortConnection):
 
     def _complete(self, parser: httptools.HttpRequestParser) -> None:
         self._began, self._received = None, 0
-        path = self._url.partition(b"?")[0].decode("latin-1")
-        path = unquote(path) if "%" in path else path
+        path = path_of(self._url.decode("latin-1"))
         request = Request(parser.get_method().decode("latin-1"), path, self._headers, self._body)
         self._todo.append((request, parser.should_keep_alive()))
         # Now, not when the next message begins: blank lines may come before it.
@@ -359,11 +353,3 @@ def _name(name: bytes) -> str:
     if len(_NAMES) < MAX_NAMES:
         _NAMES[bytes(name)] = key
     return key
-
-
-def _aligned(length: int, header_length: str) -> memoryview:
-    """Memory for a body (not zeroed), so placed that what follows its JSON header begins at a multiple of ALIGNMENT."""
-    skip = int(header_length) if header_length.isascii() and header_length.isdigit() else 0
-    memory = np.empty(length + ALIGNMENT, np.uint8)
-    offset = -(memory.ctypes.data + skip) % ALIGNMENT
-    return memory[offset : offset + length].data

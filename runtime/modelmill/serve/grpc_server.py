@@ -32,7 +32,7 @@ class GrpcServer:
     ) -> None:
         limits = Limits(max_body_bytes=service.max_request_bytes)
         accounts = Accounts(inference=inference, concurrency=concurrency, metrics=metrics)
-        door = GrpcDoor(keys=keys, accounts=accounts, limits=limits)
+        self.door = door = GrpcDoor(keys=keys, accounts=accounts, limits=limits)
         methods = InferenceService(inference, batcher=service.batcher, metrics=metrics)
         for method in methods.unary():
             door.unary(method)

@@ -7,6 +7,7 @@ future for each request cost more than a small model's whole answer.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import orjson
 
@@ -64,6 +65,12 @@ class Pending(Protocol):
 
 
 Handler = Callable[[Request], Response | Pending]
+
+
+def path_of(target: str) -> str:
+    """The path of a request's target (RFC 9110, section 7.1) without its query, decoded."""
+    path = target.partition("?")[0]
+    return unquote(path) if "%" in path else path
 
 
 def json_response(content: Any, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:

@@ -26,14 +26,21 @@ class PortConnection(asyncio.BufferedProtocol, ABC):
         """Called about once a second: everything that depends on time passing without bytes."""
 
 
+def hand_over(transport: asyncio.Transport, connection: PortConnection, nbytes: int) -> None:
+    """To whom the transport belongs from now on; it finds the bytes that have come where it would have received them."""
+    transport.set_protocol(connection)
+    connection.connection_made(transport)
+    connection.buffer_updated(nbytes)
+
+
 C = TypeVar("C", bound=PortConnection)
 
 
 class ListeningPort(Generic[C]):
-    def __init__(self, connect: Callable[[], C], *, limits: Limits) -> None:
+    def __init__(self, connect: Callable[[], C], *, limits: Limits, scratch: memoryview | None = None) -> None:
         self.limits = limits
         self.connections: set[C] = set()
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES)) if scratch is None else scratch
         """All connections receive here: whatever arrives is consumed before the loop reads another socket."""
         self._connect = connect
         self._server: asyncio.Server | None = None
@@ -54,9 +61,12 @@ class ListeningPort(Generic[C]):
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self.limits.sweep_seconds)
-            now = loop.time()
-            for connection in tuple(self.connections):
-                self.look_at(connection, now)
+            self.sweep(loop.time())
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second."""
+        for connection in tuple(self.connections):
+            self.look_at(connection, now)
 
     def look_at(self, connection: C, now: float) -> None:
         """Called about once a second for each."""

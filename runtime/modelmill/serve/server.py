@@ -89,8 +89,9 @@ class Server:
             metrics=self.metrics,
             max_body_bytes=service.max_request_bytes,
         )
-        self._main = Listener(door, limits=Limits(max_body_bytes=service.max_request_bytes), unanswered=door.unanswered)
         self._grpc = GrpcServer(self.inference, service=service, keys=keys, concurrency=self._concurrency, metrics=self.metrics)
+        limits = Limits(max_body_bytes=service.max_request_bytes)
+        self._main = Listener(door, limits=limits, unanswered=door.unanswered, grpc=self._grpc.door)
         self._side = SideListener(plain_handler(self._admin.routes()))
         self._tasks: list[asyncio.Task[None]] = []
         self.port = service.port

@@ -18,6 +18,7 @@ from modelmill.serve.model import TorchModel
 from modelmill.serve.phases import Phases
 from modelmill.serve.server import Load, Server
 from modelmill.signature import Signature, Tensor
+from tests.unit.serve.curl import curl
 
 T = TypeVar("T")
 DOUBLE = Signature(inputs=(Tensor(name="x", shape=(-1, 3)),), outputs=(Tensor(name="y", shape=(-1, 3)),))
@@ -56,6 +57,8 @@ class Running:
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self.server = server
+        self.curl: str | None = None
+        """The version of HTTP that curl speaks in `exchange`; without one, Python's own client is used."""
         self._loop = loop
 
     def on_loop(self, work: Coroutine[Any, Any, T], *, timeout: float = 30.0) -> T:
@@ -81,11 +84,12 @@ class Running:
         admin: bool = False,
     ) -> tuple[int, bytes, dict[str, str]]:
         port = self.server.admin_port if admin else self.server.port
+        content = json.dumps(body).encode() if isinstance(body, dict) else body
+        if self.curl:
+            return curl(self.curl, method, f"http://127.0.0.1:{port}{path}", content, headers=headers)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         try:
-            connection.request(
-                method, path, body=json.dumps(body).encode() if isinstance(body, dict) else body, headers=headers or {}
-            )
+            connection.request(method, path, body=content, headers=headers or {})
             answer = connection.getresponse()
             return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
         finally:

@@ -22,6 +22,7 @@ from modelmill.serve import encoding
 from modelmill.serve.errors import Refusal
 from modelmill.serve.http import Response
 from modelmill.signature import Signature, Tensor
+from tests.unit.serve.curl import VERSIONS
 from tests.unit.serve.support import Running, post, running
 from tests.unit.serve.test_http import eventually
 
@@ -52,9 +53,10 @@ DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
 every = pytest.mark.parametrize(("coding", "compress"), COMPRESS.values(), ids=COMPRESS)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+@pytest.fixture(scope="module", params=VERSIONS)
+def server(request: pytest.FixtureRequest) -> Iterator[Running]:
     with running(lambda x: x * 2, signature=WIDE, max_request_bytes=LIMIT) as handle:
+        handle.curl = request.param
         yield handle
 
 

@@ -52,6 +52,8 @@ def echo(request: Request) -> Response | Slow:
 def listening(limits: Limits = LIMITS, *, handler: Handler = echo) -> Iterator[tuple[Address, Listener, list[int]]]:
     unanswered: list[int] = []
     loop = uvloop.new_event_loop()
+    unexpected: list[object] = []
+    loop.set_exception_handler(lambda _, context: unexpected.append(context))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     listener = Listener(handler, limits=limits, unanswered=unanswered.append)
@@ -63,6 +65,7 @@ def listening(limits: Limits = LIMITS, *, handler: Handler = echo) -> Iterator[t
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+    assert not unexpected, unexpected
 
 
 @pytest.fixture(scope="module")

@@ -435,6 +435,9 @@ FIELDS = [(":method", "POST"), (":scheme", "http"), (":path", "/")]
         [("connection", "close")],
         [("transfer-encoding", "chunked")],
         [("te", "gzip")],
+        [("name", "a\nb")],
+        [("name", "a\r")],
+        [("name", "\0")],
     ],
 )
 def test_malformed_headers_are_found(more: list[hpack.Field]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import tritonclient.http as triton
 
 from modelmill.signature import Signature, Tensor
+from tests.unit.serve.curl import VERSIONS
 from tests.unit.serve.support import MIXED, Running, mixed, running
 
 ROW = [1.0, 2.0, 3.0]
@@ -17,15 +18,17 @@ INFER = "/v2/models/m/infer"
 BINARY = "Inference-Header-Content-Length"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+@pytest.fixture(scope="module", params=VERSIONS)
+def server(request: pytest.FixtureRequest) -> Iterator[Running]:
     with running(max_request_bytes=100_000) as handle:
+        handle.curl = request.param
         yield handle
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[Running]:
+@pytest.fixture(scope="module", params=VERSIONS)
+def two(request: pytest.FixtureRequest) -> Iterator[Running]:
     with running(mixed, signature=MIXED) as handle:
+        handle.curl = request.param
         yield handle
 
 

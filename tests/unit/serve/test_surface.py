@@ -13,6 +13,7 @@ import torch
 import tritonclient.http as triton
 
 from modelmill.signature import Signature, Tensor
+from tests.unit.serve.curl import VERSIONS
 from tests.unit.serve.support import DOUBLE, MIXED, Running, mixed, running
 
 PAGE = (Path(__file__).parents[3] / "docs" / "serving-protocols.md").read_text()
@@ -20,9 +21,10 @@ INFER = "/v2/models/m/infer"
 ROW = [1.0, 2.0, 3.0]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+@pytest.fixture(scope="module", params=VERSIONS)
+def server(request: pytest.FixtureRequest) -> Iterator[Running]:
     with running() as handle:
+        handle.curl = request.param
         yield handle
 
 

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from modelmill.serve.http2.port import Port
 
 CONNECTION_WINDOW = 16 << 20
-MAX_STREAMS = 1024
 MAX_CONTROL = 1000
-"""Pings, settings and streams given up that a client may send between two sweeps."""
+"""Pings, settings and streams given up or broken that a client may send between two sweeps."""
 SILENT_SECONDS = 60.0
 """A client that has streams and says nothing for so long is asked whether it still lives."""
 ANSWER_SECONDS = 20.0
+PARTING_SECONDS = 3.0
+"""How long a client without streams is waited for when the server leaves: some do not read between two requests."""
 LEAVING = b"leaving!"
 LIVING = b"living?!"
 SETTINGS = {
     frames.ENABLE_PUSH: 0,
-    frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
     frames.INITIAL_WINDOW_SIZE: WINDOW,
     frames.MAX_FRAME_SIZE: MAX_FRAME,
 }
@@ -54,8 +54,10 @@ class Connection(PortConnection):
         self._greeted = False
         """The client's settings have come."""
         self._closing = False
-        self._leaving = self._left = self._ending = False
-        """The client is asked to go; it knows by now which streams are served; those do not wait for more."""
+        self._leaving: float | None = None
+        """Since when the client is asked to go."""
+        self._left = self._ending = False
+        """It knows by now which streams are served; those do not wait for more."""
         self._asked: float | None = None
         """When a ping was sent that has not been answered."""
         self.streams: dict[int, Stream] = {}
@@ -77,8 +79,10 @@ class Connection(PortConnection):
         # Not asserted: uvloop's transports do not inherit from asyncio's.
         self.transport = cast(asyncio.Transport, transport)
         self._port.connections.add(self)
-        settings = frames.settings({**SETTINGS, frames.MAX_HEADER_LIST_SIZE: self._port.limits.max_head_bytes})
-        self.write([settings, frames.number(frames.WINDOW_UPDATE, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)])
+        port = self._port
+        most = {frames.MAX_HEADER_LIST_SIZE: port.limits.max_head_bytes, frames.MAX_CONCURRENT_STREAMS: port.max_streams}
+        window = frames.number(frames.WINDOW_UPDATE, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
+        self.write([frames.settings({**SETTINGS, **most}), window])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
@@ -125,7 +129,7 @@ class Connection(PortConnection):
             raise ConnectionFailed(Error.PROTOCOL_ERROR, f"a frame of type {kind} for stream {stream}")
         self._control += kind in _CONTROL
         if self._control > MAX_CONTROL:
-            raise ConnectionFailed(Error.ENHANCE_YOUR_CALM, "too many pings, settings or streams given up")
+            raise ConnectionFailed(Error.ENHANCE_YOUR_CALM, "too many pings, settings, or streams given up or broken")
         try:
             self._handle(kind, flags, stream, payload)
         except StreamFailed as failure:
@@ -206,7 +210,7 @@ class Connection(PortConnection):
         self._last = number
         if headers is None:
             raise StreamFailed(number, Error.PROTOCOL_ERROR)
-        if len(self.streams) >= MAX_STREAMS or self._left:
+        if len(self.streams) >= self._port.max_streams or self._left:
             raise StreamFailed(number, Error.REFUSED_STREAM)
         stream = self.streams[number] = Stream(self, number, send_window=self.outgoing.initial_window, ended=last)
         stream.receiver = self._port.open(stream, headers)
@@ -225,7 +229,9 @@ class Connection(PortConnection):
 
     def _end(self, stream: Stream) -> None:
         stream.ended = True
-        if stream.receiver:
+        if stream.answered:
+            self.forget(stream)
+        elif stream.receiver:
             stream.receiver.end()
 
     def _open_window(self, number: int, size: int) -> None:
@@ -240,6 +246,8 @@ class Connection(PortConnection):
     def _fail(self, failure: StreamFailed) -> None:
         self.write([frames.number(frames.RST_STREAM, failure.stream, failure.code)])
         if stream := self.streams.get(failure.stream):
+            # As if the client had given it up: whatever makes us reset may not start work without end either.
+            self._control += 1
             self._drop(stream)
 
     def _drop(self, stream: Stream) -> None:
@@ -274,7 +282,7 @@ class Connection(PortConnection):
             self.write([frames.frame(frames.PING, frames.ACK, 0, payload)])
             return
         self._asked = None
-        if payload == LEAVING and self._leaving:
+        if payload == LEAVING and self._leaving is not None:
             self._left = True
             self.write([frames.goaway(self._last, Error.NO_ERROR)])
             self._close_when_done()
@@ -286,12 +294,13 @@ class Connection(PortConnection):
         """Streams are open, or the client may still open some, or what was written is not yet in the kernel."""
         if self._closing:
             return False
-        return bool(self.streams) or self._leaving != self._left or self.transport.get_write_buffer_size() > 0
+        awaited = self._leaving is not None and not self._left and self._loop.time() - self._leaving < PARTING_SECONDS
+        return bool(self.streams) or awaited or self.transport.get_write_buffer_size() > 0
 
     def leave(self) -> None:
         """Asks the client to go elsewhere with new streams; the connection closes after the last one it has."""
-        if not self._leaving and not self._closing:
-            self._leaving, self._asked = True, self._loop.time()
+        if self._leaving is None and not self._closing:
+            self._leaving = self._asked = self._loop.time()
             goaway = frames.goaway(frames.LARGEST, Error.NO_ERROR)
             self.write([goaway, frames.frame(frames.PING, 0, 0, LEAVING)])
 

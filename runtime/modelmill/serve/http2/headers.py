@@ -1,5 +1,6 @@
 """A request's headers from their compressed block, checked. Most requests of a connection repeat the last one's block."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 from modelmill.serve.http2.hpack import Decoder, Field
@@ -9,6 +10,8 @@ MAX_KNOWN = 64
 PSEUDO = frozenset({":method", ":scheme", ":authority", ":path"})
 NEEDED = (":method", ":scheme", ":path")
 FORBIDDEN = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
+BREAKS = re.compile("[\0\r\n]")
+"""What no value may contain (RFC 9113, section 8.2.1): over HTTP/1.1 it would end the field."""
 
 
 class HeaderReader:
@@ -34,6 +37,8 @@ def request_headers(fields: Iterable[Field]) -> Headers | None:
     headers: dict[str, str] = {}
     regular = False
     for name, value in fields:
+        if BREAKS.search(value):
+            return None
         if name.startswith(":"):
             if regular or name in headers or name not in PSEUDO:
                 return None

@@ -55,10 +55,13 @@ class Receiver(Protocol):
 class Stream:
     __slots__ = (
         "_connection",
+        "_ends",
         "_queue",
         "_trailers",
         "_uncredited",
+        "answered",
         "ended",
+        "lingers",
         "number",
         "receive_window",
         "receiver",
@@ -71,14 +74,20 @@ class Stream:
         self.receiver: Receiver | None = None
         self.ended = ended
         """By the client: it sends nothing more."""
+        self.answered = False
+        """All of the answer has been sent."""
+        self.lingers = False
+        """After an early answer what still comes is received, until the receiver resets: some clients do not read before."""
         self.send_window = send_window
         self.receive_window = WINDOW
         self._uncredited = 0
         self._queue: deque[memoryview] = deque()
         self._trailers: bytes | None = None
+        self._ends = False
+        """With what waits."""
 
-    def send(self, *, headers: bytes | None = None, data: Pieces = (), trailers: bytes | None = None) -> None:
-        """Blocks of headers (before anything else), data, and trailers, which end the stream."""
+    def send(self, *, headers: bytes | None = None, data: Pieces = (), trailers: bytes | None = None, last: bool = False) -> None:
+        """Blocks of headers (before anything else), data, and trailers, which end the stream; so does `last` data."""
         connection, size = self._connection, sum(len(piece) for piece in data)
         outgoing = connection.outgoing
         out: list[bytes | memoryview] = []
@@ -87,17 +96,17 @@ class Stream:
         if self._queue or size > min(outgoing.room, self.send_window, outgoing.largest_frame):
             connection.write(out)
             if size:
-                self._queue.extend(memoryview(piece) for piece in (data if size > JOINED_BYTES else (b"".join(data),)))
-            self._trailers = trailers
+                self._queue.extend(memoryview(piece) for piece in (data if size > JOINED_BYTES else (b"".join(data),)) if piece)
+            self._trailers, self._ends = trailers, last
             outgoing.wait(self, connection.now())
             return
         if size:
             self._spend(size)
-            out += (head(DATA, 0, self.number, size), *data)
+            out += (head(DATA, END_STREAM if last else 0, self.number, size), *data)
         if trailers is not None:
             out += (head(HEADERS, END_HEADERS | END_STREAM, self.number, len(trailers)), trailers)
         connection.write([b"".join(out)] if size <= JOINED_BYTES else out)
-        if trailers is not None:
+        if trailers is not None or last:
             self._finish()
 
     def flush(self) -> bool:
@@ -109,13 +118,15 @@ class Stream:
             if size <= 0:
                 return False
             self._spend(size)
-            connection.write([head(DATA, 0, self.number, size), piece[:size]])
             if size < len(piece):
                 self._queue[0] = piece[size:]
             else:
                 self._queue.popleft()
+            flags = END_STREAM if self._ends and not self._queue else 0
+            connection.write([head(DATA, flags, self.number, size), piece[:size]])
         if self._trailers is not None:
             connection.write([head(HEADERS, END_HEADERS | END_STREAM, self.number, len(self._trailers)), self._trailers])
+        if self._trailers is not None or self._ends:
             self._finish()
         return True
 
@@ -125,9 +136,10 @@ class Stream:
         return bool(self._queue)
 
     def _finish(self) -> None:
+        self.answered = True
         if self.ended:
             self._connection.forget(self)
-        else:
+        elif not self.lingers:
             # The answer is complete without the rest of the request.
             self.reset(Error.NO_ERROR)
 
