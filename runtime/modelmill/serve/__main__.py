@@ -56,7 +56,8 @@ async def _until_stopped(server: Server, stop: asyncio.Event, *, propagation_sec
     await asyncio.wait((stopping, loading), return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
         loading.result()
-        # torch's million objects stay: a garbage collection that looks at them all stops every request meanwhile.
+        # What was loaded stays: a garbage collection that looks at all of it stops every request meanwhile.
+        gc.collect()
         gc.freeze()
         log.info("%s version %d (%s) is ready on port %d", service.model, service.version, service.variant, server.port)
         await stopping

@@ -57,7 +57,8 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
     if reason := _refusal(module):
         return _as_it_is(module, reason)
     probe = clone(module)
-    sizes = image_sizes(probe, inputs_like(example, rows=1))
+    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    sizes = image_sizes(probe, inputs_like(example, rows=1)) if convolves else {}
     found = pairs(probe, inputs=len(example))
     unseen = tuple(f"batch norms in {path or 'the model'} stay: {reason}" for path, reason in found.unseen.items())
     rejected: dict[str, str] = {}
