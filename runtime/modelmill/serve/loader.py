@@ -65,7 +65,7 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """For imports: what they make stays. Looking for garbage in it takes a sixth of torch's import, and would later, each time."""
+    """For imports: what they make stays. Looking for garbage in it takes a sixth of torch's import, and so it would later."""
     gc.disable()
     try:
         yield
