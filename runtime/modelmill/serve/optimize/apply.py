@@ -74,17 +74,18 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
         text = ", ".join(f"{count} {what}" for what, count in done.items() if count)
         if not text or text in rejected:
             continue
-        objection = _objection(candidate, module, example)
-        if objection is None:
+        reason = objection(candidate, module, example)
+        if reason is None:
             if let_go(candidate):
                 for program in programs(candidate):
                     program.forget()
             return Optimized(module=candidate, notes=(text, *_told(rejected), *unseen))
-        rejected[text] = objection
+        rejected[text] = reason
     return Optimized(module=module, notes=("the model runs as it is", *_told(rejected), *unseen))
 
 
-def _objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str | None:
+def objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str | None:
+    """Why the candidate may not stand for the module: another answer, an error, or that it is slower."""
     rows = example[0].shape[0]
     tried = [inputs_like(example, rows=count) for count in (rows, 1 if rows > 1 else 3)]
     tried += [ones for ones in (with_ones(tried[0]),) if ones and accepts(module, ones)]
@@ -101,7 +102,7 @@ def _objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str 
 
 
 def _told(rejected: Mapping[str, str]) -> Iterator[str]:
-    return (f"not {done}: {objection}" for done, objection in rejected.items())
+    return (f"not {done}: {reason}" for done, reason in rejected.items())
 
 
 def _as_it_is(module: nn.Module, reason: str) -> Optimized:
