@@ -95,6 +95,7 @@ def _compiled(opened: "OpenedVersion", *, level: Level, shapes: "Sequence[tuple[
     with blank_weights():
         plain, _ = opened.build()
     plain = load_variant(plain, opened.weights)
+    measure.check(plain, signature=signature, shapes=shapes)
     library, compiled = build.compile_module(plain, signature, level=level, scratch=opened.folder)
     module = CompiledModule(library, compiled, plain=plain, signature=signature, instances=1)
     lengths = {length for _, length in shapes}

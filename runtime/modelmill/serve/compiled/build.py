@@ -4,9 +4,11 @@ One thread within it: where a loop runs in several, an index that is out of rang
 not the request. Products of matrices and convolutions are torch's own and use the threads that there are.
 """
 
+import io
 import os
 import shutil
 import zipfile
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +104,23 @@ def _check_signature(signature: Signature) -> None:
 
 def _exported(module: nn.Module, signature: Signature) -> Any:
     try:
-        with quiet("torch"):
+        # What fails is printed there, a whole graph of it.
+        with quiet("torch"), redirect_stderr(io.StringIO()):
             program = torch.export.export(
                 in_order(module, signature), example(signature), dynamic_shapes=free_dimensions(signature)
             )
     except Exception as error:  # torch raises whatever its tracer meets
         raise CannotCompile(f"torch.export cannot follow the module's forward: {shortened(error)}") from error
-    changed = [*program.graph_signature.buffers_to_mutate.values(), *program.graph_signature.user_inputs_to_mutate.values()]
-    if changed:
+    if changed := _changed(program):
         raise CannotCompile(f"the module's forward changes {changed[0]!r}: only what leaves its tensors alone can be compiled")
     return program
+
+
+def _changed(program: Any) -> list[str]:
+    """Weights and inputs that the forward writes to; only the functional form of a program tells."""
+    with quiet("torch"):
+        found = program.run_decompositions({}).graph_signature
+    return [*found.buffers_to_mutate.values(), *found.user_inputs_to_mutate.values()]
 
 
 def _compile(program: Any, options: dict[str, Any], library: Path) -> None:

@@ -10,9 +10,10 @@ from modelmill.artifact.compiled import Measured
 from modelmill.compress.formats.exported import example, in_order
 from modelmill.compress.graph.compare import accepts, differing, inputs_like, with_ones
 from modelmill.compress.timing import NOISE, compare
+from modelmill.failures import Fault
 from modelmill.signature import Signature
 
-SECONDS = 2.0
+SECONDS = 1.0
 """Of measuring, for each shape."""
 
 
@@ -21,6 +22,25 @@ def typical(module: nn.Module, signature: Signature, *, rows: int, length: int) 
     inputs = inputs_like(example(signature, rows=rows, length=length), rows=rows)
     ones = with_ones(inputs)
     return ones if ones and accepts(module, ones) else inputs
+
+
+class CannotRun(Fault):
+    """The module itself fails with the shapes that were asked for."""
+
+    reason = "CannotRun"
+
+
+@torch.no_grad()
+def check(plain: nn.Module, *, signature: Signature, shapes: Iterable[tuple[int, int]]) -> None:
+    """Raises CannotRun."""
+    for rows, length in shapes:
+        try:
+            plain(*typical(plain, signature, rows=rows, length=length))
+        except Exception as error:  # whatever a module raises
+            raise CannotRun(
+                f"the model cannot run with {rows} rows of length {length}: {type(error).__name__}: {error}; name others in "
+                f"--rows and --length"
+            ) from error
 
 
 @torch.no_grad()
@@ -38,13 +58,13 @@ def wrong(module: nn.Module, plain: nn.Module, *, signature: Signature, shapes: 
 
 
 def measured(
-    module: nn.Module, served: nn.Module, *, signature: Signature, shapes: Iterable[tuple[int, int]], seconds: float = SECONDS
+    module: nn.Module, served: nn.Module, *, signature: Signature, shapes: Iterable[tuple[int, int]]
 ) -> tuple[Measured, ...]:
     """Beside what the server would run without it."""
     found = []
     for rows, length in shapes:
         inputs = typical(served, signature, rows=rows, length=length)
-        ours, theirs = compare([partial(one, *inputs) for one in (module, served)], seconds=seconds)
+        ours, theirs = compare([partial(one, *inputs) for one in (module, served)], seconds=SECONDS)
         found.append(Measured(rows=rows, length=length, millis=ours * 1e3, served_millis=theirs * 1e3))
     return tuple(found)
 
