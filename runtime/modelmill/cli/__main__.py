@@ -65,6 +65,8 @@ def versions(model: Model, registry: RegistryUrl, namespace: Namespace = "defaul
 
 
 def _variants(committed: Any, channels: list[str]) -> list[dict[str, Any]]:
+    from modelmill.contract import codec
+
     manifest = committed.manifest
     return [
         {
@@ -78,6 +80,7 @@ def _variants(committed: Any, channels: list[str]) -> list[dict[str, Any]]:
             "bytes": variant.bytes,
             "metrics": variant.metrics,
             "latencyMillis": variant.latency_millis,
+            "compiled": [codec.to_dict(one) for one in variant.compiled],
         }
         for variant in manifest.variants
     ]

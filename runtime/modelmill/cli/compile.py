@@ -8,7 +8,7 @@ import typer
 
 from modelmill.cli import options
 from modelmill.failures import Fault
-from modelmill.serve.compiled.machine import Level, levels
+from modelmill.serve.compiled.machine import Level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +54,7 @@ def compile_(
     shapes = [(count, length) for count in rows or ROWS]
     with tempfile.TemporaryDirectory(prefix="modelmill-") as scratch:
         opened = options.open_at(what, registry=registry, namespace=namespace, variant=variant, into=Path(scratch))
-        level = _level(instructions)
-        library, compiled = _compiled(opened, level=level, shapes=shapes)
+        level, library, compiled = _compiled(opened, instructions, shapes=shapes)
         told = "; ".join(map(_told, compiled.measured))
         if not force:
             _require_faster(compiled.measured, told)
@@ -72,15 +71,9 @@ def compile_(
         typer.echo(f"next: modelmill promote {model} {version}")
 
 
-def _level(wanted: Level | None) -> Level:
-    found = levels()
-    if not found or wanted not in (None, *found):
-        has = ", ".join(found) or "neither avx2 nor avx512 of x86-64"
-        raise NotWorthIt(f"what is compiled is also measured, and this machine's processor has {has}: use another machine")
-    return wanted or found[0]
-
-
-def _compiled(opened: "OpenedVersion", *, level: Level, shapes: "Sequence[tuple[int, int]]") -> "tuple[Path, Compiled]":
+def _compiled(
+    opened: "OpenedVersion", wanted: Level | None, *, shapes: "Sequence[tuple[int, int]]"
+) -> "tuple[Level, Path, Compiled]":
     """The library, proven and measured."""
     import dataclasses
 
@@ -91,7 +84,7 @@ def _compiled(opened: "OpenedVersion", *, level: Level, shapes: "Sequence[tuple[
     from modelmill.serve.compiled.module import CompiledModule
     from modelmill.serve.optimize.apply import optimize
 
-    signature = opened.manifest.signature
+    level, signature = build.level_here(wanted), opened.manifest.signature
     with blank_weights():
         plain, _ = opened.build()
     plain = load_variant(plain, opened.weights)
@@ -104,7 +97,7 @@ def _compiled(opened: "OpenedVersion", *, level: Level, shapes: "Sequence[tuple[
         raise NotWorthIt(f"what torch {compiled.torch} has compiled cannot be served, {reason}; nothing is published")
     served = optimize(plain, example=example(signature, rows=2)).module
     found = measure.measured(module, served, signature=signature, shapes=shapes)
-    return library, dataclasses.replace(compiled, measured=found)
+    return level, library, dataclasses.replace(compiled, measured=found)
 
 
 def _require_faster(found: "Sequence[Measured]", told: str) -> None:

@@ -81,22 +81,18 @@ def test_a_processor_of_another_kind(modelmill: Command, tmp_path: Path, monkeyp
     published(tmp_path)
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor: 0\nflags\t\t: fpu sse sse2 avx\n")
-    monkeypatch.setattr(machine, "instructions", lambda: instructions(cpuinfo))
+    read = machine.instructions
+    monkeypatch.setattr(machine, "instructions", lambda: read(cpuinfo))
     refused(modelmill, tmp_path, "this machine's processor has neither avx2 nor avx512 of x86-64")
     cpuinfo.write_text(f"flags: {' '.join(machine.NEEDED[machine.Level.avx2])}\n")
-    refused(modelmill, tmp_path, "this machine's processor has avx2: use another machine", "--instructions", "avx512")
-
-
-instructions = machine.instructions
+    refused(modelmill, tmp_path, "this machine's processor has avx2: use another", "--instructions", "avx512")
 
 
 def test_instructions_are_those_of_the_first_processor_in_one_spelling(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("vendor_id: x\nflags\t\t: avx512_vnni amx_tile fma\n\nflags: sse\n")
-    assert instructions(tmp_path / "cpuinfo") == {"avx512vnni", "amxtile", "fma"} == {machine.plain(one) for one in COMPILERS}
-    assert instructions(tmp_path / "nowhere") == frozenset()
-
-
-COMPILERS = ("avx512vnni", "amx-tile", "fma")
+    compilers = ("avx512vnni", "amx-tile", "fma")
+    assert machine.instructions(tmp_path / "cpuinfo") == {machine.plain(one) for one in compilers}
+    assert machine.instructions(tmp_path / "nowhere") == frozenset()
 
 
 def test_a_version_or_variant_that_is_not_there(modelmill: Command, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from modelmill.compress.modules import Compressed
 from modelmill.failures import Fault
 from modelmill.recipe.check import TORCH
 from modelmill.serve.compiled import machine
+from modelmill.serve.compiled.candidate import release
 from modelmill.serve.compiled.free import dimensions_of
-from modelmill.serve.compiled.library import digest_of, release, tensors_of
+from modelmill.serve.compiled.library import digest_of, tensors_of
 from modelmill.serve.compiled.machine import Level
 from modelmill.signature import Signature
 
@@ -72,6 +73,15 @@ def compile_module(module: nn.Module, signature: Signature, *, level: Level, scr
         dimensions=dimensions,
         limits=limits,
     )
+
+
+def level_here(wanted: Level | None) -> Level:
+    """The wanted one, or the most capable, if this machine has it. Raises CannotCompile."""
+    found = machine.levels()
+    if not found or wanted not in (None, *found):
+        has = ", ".join(found) or "neither avx2 nor avx512 of x86-64"
+        raise CannotCompile(f"what is compiled is tried and measured too, and this machine's processor has {has}: use another")
+    return wanted or found[0]
 
 
 def require_compiler() -> None:

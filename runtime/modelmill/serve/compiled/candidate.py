@@ -17,8 +17,6 @@ from modelmill.artifact.open import OpenedVersion
 from modelmill.compress.formats.exported import in_order
 from modelmill.compress.graph.tensors import Inputs
 from modelmill.serve.compiled import machine
-from modelmill.serve.compiled.library import release
-from modelmill.serve.compiled.module import CompiledModule
 from modelmill.serve.cpus import usable_cpus
 from modelmill.serve.optimize.apply import objection
 
@@ -54,6 +52,11 @@ def best(opened: OpenedVersion, *, plain: nn.Module, served: nn.Module, example:
     return module, [(one.rows, one.length) for one in compiled.measured]
 
 
+def release() -> str:
+    """torch's, without the part that tells its builds for different GPUs apart: what we call is the same in all of them."""
+    return torch.__version__.partition("+")[0]
+
+
 def _fitting(found: Sequence[Compiled]) -> Compiled:
     here = machine.instructions()
     reasons = []
@@ -75,6 +78,8 @@ def _proven(
         raise Unfit("it is for processors, and the model is on a GPU")
     if (size := opened.manifest.file(compiled.file).bytes) > MAX_BYTES:
         raise Unfit(f"it has {size} bytes, at most {MAX_BYTES} are loaded")
+    from modelmill.serve.compiled.module import CompiledModule  # here: a torch without what it calls serves as ever
+
     signature = opened.manifest.signature
     library = opened.fetch(compiled.file)
     module = CompiledModule(library, compiled, plain=plain, signature=signature, instances=usable_cpus())

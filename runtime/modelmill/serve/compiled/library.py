@@ -103,11 +103,6 @@ def _free(loaded: ctypes.CDLL, container: c_void_p, held: list[Any]) -> None:
     _aoti.alloc_tensors_by_stealing_from_void_ptrs(held)
 
 
-def release() -> str:
-    """torch's, without the part that tells its builds for different GPUs apart: what we call is the same in all of them."""
-    return torch.__version__.partition("+")[0]
-
-
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """Everything a module computes with, by every name that it has."""
     return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
