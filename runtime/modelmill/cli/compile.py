@@ -1,5 +1,6 @@
 """`modelmill compile`: a version again, with machine code of one of its variants for machines like this one."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,8 +76,9 @@ def _compiled(
     opened: "OpenedVersion", wanted: Level | None, *, shapes: "Sequence[tuple[int, int]]"
 ) -> "tuple[Level, Path, Compiled]":
     """The library, proven and measured."""
-    import dataclasses
+    from modelmill.serve import memory
 
+    memory.keep()  # as the server does, or modules are measured that wait for memory
     from modelmill.compress.apply import load_variant
     from modelmill.compress.formats.exported import example
     from modelmill.serve.blank import blank_weights
