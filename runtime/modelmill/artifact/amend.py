@@ -4,6 +4,7 @@ Everything else is copied as it is, lineage and figures too: it is the same mode
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 from modelmill import storage
@@ -27,17 +28,14 @@ def publish_compiled(registry: Registry, base: Manifest, *, variant: str, compil
         raise
 
 
-def file_name(variant: str, *, number: int) -> str:
-    return f"{FOLDER}/{variant}-{number}.so"
-
-
 def _written(registry: Registry, base: Manifest, claim: Claim, *, variant: str, compiled: Compiled, library: Path) -> Manifest:
     target = registry.version_url(base.model, claim.version)
     kept = {one.name: one if one.name != variant else _without(one, compiled) for one in base.variants}
     dropped = _files(base.variants) - _files(tuple(kept.values()))
     files = [_copied(registry, base, file, target) for file in base.files if file.path not in dropped]
     taken = {file.path for file in files}
-    path = next(name for number in range(len(taken) + 1) if (name := file_name(variant, number=number)) not in taken)
+    names = (f"{FOLDER}/{variant}-{number}.so" for number in itertools.count())
+    path = next(name for name in names if name not in taken)
     file = upload_file(library, target, path=path)
     added = dataclasses.replace(compiled, file=path)
     kept[variant] = dataclasses.replace(kept[variant], compiled=(*kept[variant].compiled, added))
@@ -48,7 +46,8 @@ def _written(registry: Registry, base: Manifest, claim: Claim, *, variant: str, 
 
 def _without(variant: Variant, compiled: Compiled) -> Variant:
     same = (compiled.torch, compiled.instructions)
-    return dataclasses.replace(variant, compiled=tuple(one for one in variant.compiled if (one.torch, one.instructions) != same))
+    others = tuple(one for one in variant.compiled if (one.torch, one.instructions) != same)
+    return dataclasses.replace(variant, compiled=others)
 
 
 def _files(variants: tuple[Variant, ...]) -> set[str]:

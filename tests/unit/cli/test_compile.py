@@ -23,6 +23,8 @@ COUNTS = RECIPE.replace(
     "        self.last,", '        self.register_buffer("calls", torch.zeros(()), persistent=False)\n        self.last,'
 )
 COUNTS = COUNTS.replace('        return {"mean"', '        self.calls.add_(1)\n        return {"mean"')
+STEPS = RECIPE.replace("        self.last,", "        self.step = 0\n        self.last,")
+STEPS = STEPS.replace('        return {"mean"', '        self.step += 1\n        return {"mean"')
 
 
 def refused(modelmill: Command, folder: Path, why: str, *options: str, version: int = 1) -> str:
@@ -52,8 +54,9 @@ def test_without_torchs_headers(modelmill: Command, tmp_path: Path, monkeypatch:
         (BRANCH, "torch.export cannot follow the module's forward: "),
         (BY_FOUR, "the module's forward takes other ways for other sizes ((L['inputs'][0].size()[1] % 4) == 0)"),
         (COUNTS, "the module's forward changes 'module.calls'"),
+        (STEPS, "the module's forward changes 'step'"),
     ],
-    ids=["a branch on values", "a branch on sizes", "a counter"],
+    ids=["a branch on values", "a branch on sizes", "a buffer that counts", "a number that counts"],
 )
 def test_a_forward_that_is_no_graph(modelmill: Command, tmp_path: Path, recipe: str, why: str) -> None:
     published(tmp_path, recipe=recipe)

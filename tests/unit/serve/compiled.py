@@ -100,7 +100,7 @@ def copied(folder: Path, to: Path) -> Path:
 
 
 def amended(folder: Path, change: Callable[[Compiled], Compiled] = lambda it: it, *, library: bytes | None = None) -> int:
-    """The number of a version that is the newest, with the machine code of version 2 said to be otherwise, or with other code."""
+    """The number of the newest version again, with what `change` says of version 2's machine code, or with other code."""
     registry = registry_at(folder)
     found = registry.read_manifest("text", 2).manifest.variants[0].compiled[0]
     base = registry.read_manifest("text", registry.versions("text")[-1]).manifest

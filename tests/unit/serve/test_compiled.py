@@ -50,7 +50,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a registry whose model `text` has version 1, and 2 with machine code."""
     folder = tmp_path_factory.mktemp("compiled")
     published(folder)
-    told = compile_in_a_process_of_its_own(folder, "text@1", "--rows", "1", "--rows", "3", "--length", "5", "--channel", "stable")
+    shapes = ("--rows", "1", "--rows", "3", "--length", "5")
+    told = compile_in_a_process_of_its_own(folder, "text@1", *shapes, "--channel", "stable")
     assert "published version 2 of model text" in told
     return folder
 

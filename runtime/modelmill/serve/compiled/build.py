@@ -25,6 +25,7 @@ from modelmill.serve.compiled.candidate import release
 from modelmill.serve.compiled.free import dimensions_of
 from modelmill.serve.compiled.library import digest_of, tensors_of
 from modelmill.serve.compiled.machine import Level
+from modelmill.serve.optimize.graphs import state_of
 from modelmill.signature import Signature
 
 LIBRARY = "compiled.so"
@@ -113,17 +114,25 @@ def _check_signature(signature: Signature) -> None:
 
 
 def _exported(module: nn.Module, signature: Signature) -> Any:
+    inputs = example(signature)
     try:
+        changed = _changed_numbers(module, inputs)
         # What fails is printed there, a whole graph of it.
         with quiet("torch"), redirect_stderr(io.StringIO()):
-            program = torch.export.export(
-                in_order(module, signature), example(signature), dynamic_shapes=free_dimensions(signature)
-            )
+            program = torch.export.export(in_order(module, signature), inputs, dynamic_shapes=free_dimensions(signature))
     except Exception as error:  # torch raises whatever its tracer meets
         raise CannotCompile(f"torch.export cannot follow the module's forward: {shortened(error)}") from error
-    if changed := _changed(program):
-        raise CannotCompile(f"the module's forward changes {changed[0]!r}: only what leaves its tensors alone can be compiled")
+    if changed := changed or _changed(program):
+        raise CannotCompile(f"the module's forward changes {changed[0]!r}: only what leaves the module alone can be compiled")
     return program
+
+
+@torch.no_grad()
+def _changed_numbers(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[str]:
+    """Attributes that are no tensors, such as a counter; torch.export would leave them as they are, without a word."""
+    before = state_of(module)
+    module(*inputs)
+    return sorted(f"{path}.{name}".lstrip(".") for (path, name), _ in before.items() ^ state_of(module).items())
 
 
 def _changed(program: Any) -> list[str]:

@@ -19,7 +19,10 @@ class NotFree(Fault):
 
 def dimensions_of(program: Any) -> tuple[Dimensions, dict[str, tuple[int, ...]]]:
     """Of each input a name or a number by dimension, and the limits of each name. Raises NotFree."""
-    for guard in program._guards_code:
+    guards = getattr(program, "_guards_code", None)
+    if guards is None:
+        raise NotFree("this torch does not tell what it assumes of sizes: use a newer one")
+    for guard in guards:
         if not _UNDERSTOOD.fullmatch(guard):
             raise NotFree(
                 f"the module's forward takes other ways for other sizes ({guard[:200]}), of which one would be compiled"

@@ -69,7 +69,8 @@ class Library:
         if missing := [path for _, path in names if path not in tensors]:
             raise LibraryError(f"it needs a tensor {missing[0]!r}, which the module has not")
         held += _aoti.unsafe_alloc_void_ptrs_from_tensors([tensors[path] for _, path in names])
-        entries = (_Entry * len(names))(*(_Entry(name, _address(one, None)) for (name, _), one in zip(names, held, strict=True)))
+        pairs = [_Entry(name, _address(handle, None)) for (name, _), handle in zip(names, held, strict=True)]
+        entries = (_Entry * len(pairs))(*pairs)
         bind = self._loaded.AOTInductorModelContainerUpdateUserManagedConstantBufferPairs
         self._check(bind(self._container, entries, c_size_t(len(names)), False, True))
 
