@@ -18,7 +18,7 @@ from modelmill.compress.formats.exported import in_order
 from modelmill.compress.graph.tensors import Inputs
 from modelmill.serve.compiled import machine
 from modelmill.serve.cpus import usable_cpus
-from modelmill.serve.optimize.apply import objection
+from modelmill.serve.optimize.apply import otherwise
 
 log = logging.getLogger(__name__)
 ENVIRONMENT = "MODELMILL_COMPILED"
@@ -83,7 +83,7 @@ def _proven(
     signature = opened.manifest.signature
     library = opened.fetch(compiled.file)
     module = CompiledModule(library, compiled, plain=plain, signature=signature, instances=usable_cpus())
-    if reason := objection(in_order(module, signature), in_order(plain, signature), example):
+    if reason := otherwise(in_order(module, signature), in_order(plain, signature), example):
         raise Unfit(reason)
     ours, theirs = _seconds(module, served, example)
     if ours >= theirs:
