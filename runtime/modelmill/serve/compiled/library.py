@@ -1,7 +1,7 @@
 """Calls the machine code of AOTInductor, by its C interface.
 
-torch's own classes for that hold Python's lock while the code runs, so that no health check is answered meanwhile. Importing
-torch._inductor, which has the public way, takes seconds and serves compilers.
+torch's own classes for that hold Python's lock while the code runs, so that no health check is answered meanwhile. The public
+way imports torch's compiler first, which takes as long as all the rest of a start.
 """
 
 import ctypes
