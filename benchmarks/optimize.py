@@ -2,11 +2,14 @@
 
 In process, fp32, one thread. Modes take turns at each batch size, and each counts by its best run: the others tell
 about the neighbours. The limit is torch.jit's trace, freeze and optimize_for_inference, which the server does not use.
+`--compiled` adds what `modelmill compile` makes; it needs a C++ compiler.
 """
 
 import argparse
 import copy
+import dataclasses
 import json
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -18,7 +21,11 @@ from torch import nn
 
 from benchmarks.serving.models.cnn import random_weights
 from benchmarks.serving.models.encoder import WORDS, Encoder
+from benchmarks.serving.models.mlp import Mlp
+from modelmill.serve.compiled.build import compile_module, level_here
+from modelmill.serve.compiled.module import CompiledModule
 from modelmill.serve.optimize.apply import optimize
+from modelmill.signature import Signature, Tensor
 
 BATCHES = (1, 8, 16, 32)
 TOKENS = 32
@@ -34,9 +41,15 @@ def texts(rows: int) -> Inputs:
     return torch.randint(WORDS, (rows, TOKENS)), torch.ones(rows, TOKENS, dtype=torch.int64)
 
 
-MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs]]] = {
-    "cnn": (random_weights, images),
-    "encoder": (Encoder, texts),
+def numbers(rows: int) -> Inputs:
+    return (torch.rand(rows, 64),)
+
+
+IDS = Tensor(name="ids", datatype="INT64", shape=(-1, -1))
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], tuple[Tensor, ...]]] = {
+    "mlp": (Mlp, numbers, (Tensor(name="x", shape=(-1, 64)),)),
+    "cnn": (random_weights, images, (Tensor(name="image", shape=(-1, 3, 64, 64)),)),
+    "encoder": (Encoder, texts, (IDS, dataclasses.replace(IDS, name="mask"))),
 }
 
 
@@ -52,9 +65,15 @@ def traced(module: nn.Module, inputs: Inputs) -> Call:
     return limit
 
 
-def measured(name: str, *, rounds: int) -> dict[str, dict[int, float]]:
+def compiled(module: nn.Module, inputs: tuple[Tensor, ...], *, scratch: Path) -> Call:
+    signature = Signature(inputs=inputs, outputs=(Tensor(name="y", shape=(-1, -1)),))
+    library, facts = compile_module(module, signature, level=level_here(None), scratch=scratch)
+    return CompiledModule(library, facts, plain=module, signature=signature, instances=1)
+
+
+def measured(name: str, *, rounds: int, with_compiled: bool, scratch: Path) -> dict[str, dict[int, float]]:
     """Rows per second by mode and batch size."""
-    build, inputs_of = MODELS[name]
+    build, inputs_of, signature = MODELS[name]
     torch.manual_seed(0)
     module = build().eval().requires_grad_(False)
     began = time.perf_counter()
@@ -66,6 +85,9 @@ def measured(name: str, *, rounds: int) -> dict[str, dict[int, float]]:
         "jit (limit)": traced(module, inputs_of(8)),
         "ours": optimized.module,
     }
+    if with_compiled:
+        with torch.inference_mode(False):
+            modes["compiled"] = compiled(module, signature, scratch=scratch)
     best: dict[str, dict[int, float]] = {mode: dict.fromkeys(BATCHES, float("inf")) for mode in modes}
     for batch in BATCHES:
         inputs = inputs_of(batch)
@@ -82,24 +104,25 @@ def _seconds(call: Call, inputs: Inputs) -> float:
 
 
 def show(results: dict[str, dict[int, float]]) -> None:
-    print(f"{'rows/s at a batch of':22}" + "".join(f"{batch:9}" for batch in BATCHES))
+    print(f"{'rows/s at a batch of':22}" + "".join(f"{batch:11}" for batch in BATCHES))
     for mode, rates in results.items():
-        print(f"{mode:22}" + "".join(f"{rates[batch]:9.1f}" for batch in BATCHES))
+        print(f"{mode:22}" + "".join(f"{rates[batch]:11.1f}" for batch in BATCHES))
     ratios = {batch: results["ours"][batch] / results["eager"][batch] for batch in BATCHES}
-    print(f"{'ours / eager':22}" + "".join(f"{ratio:9.2f}" for ratio in ratios.values()))
+    print(f"{'ours / eager':22}" + "".join(f"{ratio:11.2f}" for ratio in ratios.values()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=MODELS, action="append", help="all unless named")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as scratch:
         for name in options.model or MODELS:
-            results[name] = measured(name, rounds=options.rounds)
+            results[name] = measured(name, rounds=options.rounds, with_compiled=options.compiled, scratch=Path(scratch))
             show(results[name])
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from modelmill.artifact.compiled import Compiled
 from modelmill.artifact.errors import DigestMismatch, ManifestError
 from modelmill.contract import codec
 from modelmill.contract.steps import Step
@@ -54,6 +55,8 @@ class Variant:
     latency_millis: float | None = None
     """Median of one forward pass of one row, one thread, on the machine that evaluated it."""
     tier: str | None = None
+    compiled: tuple[Compiled, ...] = ()
+    """For machines of different kinds; readers that know nothing of them serve as ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +160,9 @@ def check(manifest: Manifest) -> None:
             raise ManifestError(f"variants: {variant.name!r} is not a name of letters, digits, '.', '_' and '-'")
         if variant.file not in paths:
             raise ManifestError(f"variant {variant.name}: file {variant.file!r} is not listed in files")
+        for compiled in variant.compiled:
+            if compiled.file not in paths:
+                raise ManifestError(f"variant {variant.name}: compiled {compiled.file!r} is not listed in files")
         if variant.bytes != manifest.file(variant.file).bytes:
             raise ManifestError(f"variant {variant.name}: {variant.bytes} bytes, but its file has another size")
 

@@ -28,11 +28,19 @@ class OpenedVersion:
     """Holds the code: `code/` of a recipe, or the exported program."""
     weights: Path
     """The variant's safetensors file."""
+    url: str
+    """Of the version."""
 
     def build(self) -> "tuple[nn.Module, Recipe | None]":
         """The module without the variant's weights, which `modelmill.compress.apply.load_variant` puts in, and its recipe."""
         parts, values = self.manifest.code, self.manifest.hyperparameters
         return code.build(parts, folder=self.folder, hyperparameters=values, steps=self.variant.steps)
+
+    def fetch(self, path: str) -> Path:
+        """A copy, in `folder`, of another of the version's files."""
+        target = self.folder / path
+        _copy(storage.join(self.url, path), self.manifest.file(path), target=target)
+        return target
 
 
 def open_version(
@@ -49,7 +57,7 @@ def open_version(
     for path in manifest.code.files:
         _copy(storage.join(url, path), manifest.file(path), target=into / path)
     weights = _in_place_or_copied(storage.join(url, chosen.file), manifest.file(chosen.file), target=into / chosen.file)
-    return OpenedVersion(manifest=manifest, variant=chosen, folder=into, weights=weights)
+    return OpenedVersion(manifest=manifest, variant=chosen, folder=into, weights=weights, url=url)
 
 
 def _in_place_or_copied(url: str, file: File, *, target: Path) -> Path:

@@ -1,7 +1,7 @@
 """The `modelmill` command: models, versions and channels of a registry, serving on this machine, load.
 
-Errors are one line on stderr and exit code 1. torch is imported by `import`, `export` and `serve` alone, so that the rest
-answers at once.
+Errors are one line on stderr and exit code 1. torch is imported by `import`, `compile`, `export` and `serve` alone, so that the
+rest answers at once.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from modelmill.cli.bench import bench
+from modelmill.cli.compile import compile_
 from modelmill.cli.export import export
 from modelmill.cli.options import Channel, Model, Namespace, Output, RegistryUrl, registry_at
 from modelmill.cli.output import Format, show, size
@@ -64,6 +65,8 @@ def versions(model: Model, registry: RegistryUrl, namespace: Namespace = "defaul
 
 
 def _variants(committed: Any, channels: list[str]) -> list[dict[str, Any]]:
+    from modelmill.contract import codec
+
     manifest = committed.manifest
     return [
         {
@@ -77,6 +80,7 @@ def _variants(committed: Any, channels: list[str]) -> list[dict[str, Any]]:
             "bytes": variant.bytes,
             "metrics": variant.metrics,
             "latencyMillis": variant.latency_millis,
+            "compiled": [codec.to_dict(one) for one in variant.compiled],
         }
         for variant in manifest.variants
     ]
@@ -152,6 +156,7 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
+app.command("compile")(compile_)
 app.command()(export)
 app.command()(serve)
 app.command()(bench)

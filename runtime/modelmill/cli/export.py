@@ -20,9 +20,7 @@ class Target(StrEnum):
 
 
 def export(
-    what: Annotated[
-        str, typer.Argument(metavar="MODEL@VERSION", help="A model's name and the version's number.", show_default=False)
-    ],
+    what: options.Version,
     out: Annotated[Path, typer.Argument(help="The file to write; for compressed-tensors a folder.", show_default=False)],
     registry: options.RegistryUrl,
     to: Annotated[Target, typer.Option(help="The format.")],
@@ -44,30 +42,10 @@ def export(
     if quantized and to is not Target.onnx:
         raise typer.BadParameter(f"only onnx is written quantized or not, not {to.value}", param_hint="--quantized")
     with tempfile.TemporaryDirectory(prefix="modelmill-") as scratch:
-        opened = _open(what, registry=registry, namespace=namespace, variant=variant, into=Path(scratch))
+        opened = options.open_at(what, registry=registry, namespace=namespace, variant=variant, into=Path(scratch))
         for note in _write(opened, out, to=to, strict=strict, quantized=quantized):
             typer.echo(f"note: {note}", err=True)
     typer.echo(f"wrote {out} ({to.value} of {opened.manifest.model}@{opened.manifest.version}, variant {opened.variant.name})")
-
-
-def _open(what: str, *, registry: str, namespace: str, variant: str | None, into: Path) -> "OpenedVersion":
-    from modelmill.artifact.open import open_version
-
-    model, _, number = what.rpartition("@")
-    if not model or not number.isdecimal():
-        raise typer.BadParameter(
-            f"{what!r} must be a model's name, @, and a version's number, as in digits@3", param_hint="MODEL@VERSION"
-        )
-    found = options.registry_at(registry, namespace).read_manifest(model, int(number))
-    return open_version(
-        options.registry_url(registry),
-        namespace=namespace,
-        model=model,
-        version=int(number),
-        digest=found.digest,
-        variant=variant or found.manifest.variants[0].name,
-        into=into,
-    )
 
 
 def _write(opened: "OpenedVersion", out: Path, *, to: Target, strict: bool, quantized: bool) -> list[str]:

@@ -48,13 +48,15 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
         module = load_variant(module, opened.weights).to(device)
         model = TorchModel(module, signature=opened.manifest.signature, device=device)
     with phases.timed("optimize"):
+        from modelmill.serve.compiled.candidate import best
         from modelmill.serve.optimize.apply import optimize
         from modelmill.serve.warmup import zeros
 
         # It measures, in this thread; all of the host's processors are not the pod's.
         torch.set_num_threads(usable_cpus())
         example = tuple(model.tensors(zeros(model.signature, count=2)))
-        model = TorchModel(optimize(module, example=example).module, signature=model.signature, device=device)
+        served, shapes = best(opened, plain=module, served=optimize(module, example=example).module, example=example)
+        model = TorchModel(served, signature=model.signature, device=device, shapes=shapes)
     clients = opened.manifest.service
     if clients is None or recipe is None:
         return model

@@ -22,8 +22,17 @@ class WrongOutput(ValueError):
 
 
 class TorchModel:
-    def __init__(self, module: Callable[..., Any], *, signature: Signature, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        module: Callable[..., Any],
+        *,
+        signature: Signature,
+        device: str = "cpu",
+        shapes: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """`shapes`: to warm up with, rows and the size of free dimensions; besides one row and a full batch."""
         self.signature = signature
+        self.shapes = shapes
         self.device = torch.device(device)
         self._on_cpu = self.device.type == "cpu"
         self._module = module

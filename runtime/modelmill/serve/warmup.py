@@ -55,6 +55,8 @@ def warm_up(model: TorchModel, *, max_rows: int, cpus: int, instances: int = 0) 
     """Call it in a thread of the executor: torch keeps the number of threads by thread. `instances`: 0 decides itself."""
     torch.set_num_threads(cpus)
     model(zeros(model.signature, count=1))
+    for rows, length in model.shapes:
+        model(zeros(model.signature, count=min(rows, max_rows), length=length))
     full = zeros(model.signature, count=max_rows)
     first = _once(model, full)
     if model.device.type == "cpu" and cpus > 1:
@@ -132,10 +134,10 @@ def _once(model: TorchModel, rows: Rows) -> float:
     return time.perf_counter() - began
 
 
-def zeros(signature: Signature, *, count: int) -> Rows:
+def zeros(signature: Signature, *, count: int, length: int = FREE_DIMENSION) -> Rows:
     arrays = {
         tensor.name: np.full(
-            (count, *(FREE_DIMENSION if size == -1 else size for size in tensor.shape[1:])),
+            (count, *(length if size == -1 else size for size in tensor.shape[1:])),
             TEXT if tensor.datatype == "BYTES" else 0,
             dtype=NUMPY[tensor.datatype],
         )

@@ -7,10 +7,7 @@ Needs the extra `export` (onnx, onnxscript).
 """
 
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +17,16 @@ from torch import nn
 from modelmill.compress.codecs.coded import CodedWeight
 from modelmill.compress.codes import weight_of
 from modelmill.compress.errors import CompressionError
+from modelmill.compress.formats.exported import PREFIX, example, free_dimensions, in_order, quiet
 from modelmill.compress.formats.module import dense_module
 from modelmill.compress.formats.numbers import Numbers, numbers_of
 from modelmill.compress.weights import Weight, Weights
-from modelmill.recipe.check import TORCH
 from modelmill.signature import Signature
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 21
-ROWS, FREE = 3, 8
-"""Of the example that is traced: neither 0 nor 1, which tracing would take for constants."""
-_PREFIX = "module."
 
 
 def export(module: nn.Module, weights: Weights, signature: Signature, path: Path, *, quantized: bool = False) -> list[str]:
@@ -40,7 +34,7 @@ def export(module: nn.Module, weights: Weights, signature: Signature, path: Path
     _require()
     plain = dense_module(module, weights)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _quiet():
+    with quiet("torch.onnx"):
         traced = _traced(plain, signature, optimize=not quantized)
         if not quantized:
             traced.save(str(path))
@@ -59,31 +53,14 @@ def _require() -> None:
         raise ImportError(f"exports to ONNX need {' and '.join(missing)}: pip install 'modelmill[export]'")
 
 
-class _InOrder(nn.Module):
-    """Outputs as a tuple in the signature's order, whatever the module returns."""
-
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.module, self.names = module, names
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs = self.module(*inputs)
-        if isinstance(outputs, Mapping):
-            return tuple(outputs[name] for name in self.names)
-        return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
-
-
 def _traced(module: nn.Module, signature: Signature, *, optimize: bool) -> Any:
     outputs = [tensor.name for tensor in signature.outputs]
-    sizes = [(ROWS, *(FREE if size == -1 else size for size in tensor.shape[1:])) for tensor in signature.inputs]
-    example = tuple(torch.zeros(size, dtype=TORCH[t.datatype]) for size, t in zip(sizes, signature.inputs, strict=True))
-    free = [{at: torch.export.Dim.DYNAMIC for at, size in enumerate(t.shape) if size == -1} for t in signature.inputs]
     try:
         traced = torch.onnx.export(
-            _InOrder(module, outputs),
-            example,
+            in_order(module, signature),
+            example(signature),
             dynamo=True,
-            dynamic_shapes=(tuple(free),),
+            dynamic_shapes=free_dimensions(signature),
             opset_version=OPSET,
             optimize=optimize,
             verbose=False,
@@ -108,20 +85,6 @@ def _name(graph: Any, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         value.name = name
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch says to its own developers."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
 def quantize(model: "onnx.ModelProto", weights: Mapping[str, Weight]) -> list[str]:
     """Puts whole numbers and a DequantizeLinear in the place of every weight of codes; a note for each where that cannot be."""
     import onnx
@@ -132,11 +95,11 @@ def quantize(model: "onnx.ModelProto", weights: Mapping[str, Weight]) -> list[st
     for name, weight in weights.items():
         if not isinstance(weight, CodedWeight):
             continue
-        reason = _refusal(weight, stored.get(f"{_PREFIX}{name}"))
+        reason = _refusal(weight, stored.get(f"{PREFIX}{name}"))
         if reason is not None:
             notes.append(f"{name}: written as floats, {reason}")
             continue
-        found, target = numbers_of(weight), stored[f"{_PREFIX}{name}"]
+        found, target = numbers_of(weight), stored[f"{PREFIX}{name}"]
         tensors, settings = _parts(found, name=target.name)
         nodes.append(onnx.helper.make_node("DequantizeLinear", [tensor.name for tensor in tensors], [target.name], **settings))
         model.graph.initializer.remove(target)

@@ -76,14 +76,14 @@ def _optimized(module: nn.Module, example: Inputs) -> Optimized:
         text = ", ".join(f"{count} {what}" for what, count in done.items() if count)
         if not text or text in rejected:
             continue
-        objection = _objection(candidate, module, example)
-        if objection is None:
+        reason = _objection(candidate, module, example)
+        if reason is None:
             if let_go(candidate):
                 for program in programs(candidate):
                     program.forget()
             _give_back(module, candidate)
             return Optimized(module=candidate, notes=(text, *_told(rejected), *unseen))
-        rejected[text] = objection
+        rejected[text] = reason
     return Optimized(module=module, notes=("the model runs as it is", *_told(rejected), *unseen))
 
 
@@ -96,23 +96,31 @@ def _give_back(module: nn.Module, candidate: nn.Module) -> None:
 
 
 def _objection(candidate: nn.Module, module: nn.Module, example: Inputs) -> str | None:
-    rows = example[0].shape[0]
-    tried = [inputs_like(example, rows=count) for count in (rows, 1 if rows > 1 else 3)]
-    tried += [ones for ones in (with_ones(tried[0]),) if ones and accepts(module, ones)]
+    given = inputs_like(example, rows=example[0].shape[0])
     try:
-        for inputs in tried:
-            if difference := differing(candidate, module, inputs=inputs):
-                return f"it answers otherwise for {inputs[0].shape[0]} rows: {difference}"
+        if difference := otherwise(candidate, module, example):
+            return difference
         if programs(candidate):
-            candidate(*inputs_like(example, rows=rows))  # a program makes its plan at the first call
-        ours, plain = (cpu_seconds(one, tried[0]) for one in (candidate, module))
+            candidate(*given)  # a program makes its plan at the first call
+        ours, plain = (cpu_seconds(one, given) for one in (candidate, module))
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS]
     return f"it is slower: {ours * 1e3:.1f} ms instead of {plain * 1e3:.1f}" if ours > TOO_SLOW * plain + TOO_LATE else None
 
 
+def otherwise(candidate: nn.Module, module: nn.Module, example: Inputs) -> str | None:
+    """Where the candidate answers otherwise than the module, for as many rows as the example has or another number."""
+    rows = example[0].shape[0]
+    tried = [inputs_like(example, rows=count) for count in (rows, 1 if rows > 1 else 3)]
+    tried += [ones for ones in (with_ones(tried[0]),) if ones and accepts(module, ones)]
+    for inputs in tried:
+        if difference := differing(candidate, module, inputs=inputs):
+            return f"it answers otherwise for {inputs[0].shape[0]} rows: {difference}"
+    return None
+
+
 def _told(rejected: Mapping[str, str]) -> Iterator[str]:
-    return (f"not {done}: {objection}" for done, objection in rejected.items())
+    return (f"not {done}: {reason}" for done, reason in rejected.items())
 
 
 def _as_it_is(module: nn.Module, reason: str) -> Optimized:

@@ -12,16 +12,16 @@ def followed(module: nn.Module, *, inputs: int | None) -> Traced | None:
     """The module's graph, if running it is the same as calling the module; None where a call does more, or cannot be followed."""
     if customised(module):
         return None
-    before = _state(module)
+    before = state_of(module)
     try:
         traced = trace(module, inputs=inputs)
     except NoGraph:
         return None
     made = any(node.op == "get_attr" and _is_made(str(node.target)) for node in traced.graph.nodes)
-    return None if made or _state(module) != before else traced
+    return None if made or state_of(module) != before else traced
 
 
-def _state(module: nn.Module) -> dict[tuple[str, str], object]:
+def state_of(module: nn.Module) -> dict[tuple[str, str], object]:
     """Numbers and words in attributes. A forward that changes them, such as a counter, has to run each time."""
     kinds = (int, float, str, type(None))
     return {
