@@ -122,7 +122,9 @@ def main() -> None:
     results = {}
     with torch.inference_mode(), tempfile.TemporaryDirectory() as scratch:
         for name in options.model or MODELS:
-            results[name] = measured(name, rounds=options.rounds, with_compiled=options.compiled, scratch=Path(scratch))
+            own = Path(scratch, name)  # a library that was loaded stays loaded under its path
+            own.mkdir()
+            results[name] = measured(name, rounds=options.rounds, with_compiled=options.compiled, scratch=own)
             show(results[name])
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
