@@ -8,6 +8,7 @@ import torch
 from modelmill.compress.errors import CompressionError
 from modelmill.kernels import native, reference, tiles
 
+_is_compiling = torch.compiler.is_compiling  # found once: a layer asks at each call
 MOST_INPUTS = 1 << 16
 """Sums of more products than this may not fit 32 bits."""
 
@@ -54,7 +55,7 @@ class Coded(NamedTuple):
 class Ready:
     """A weight that was checked, with what the native module takes of it: a layer keeps it from one call to the next.
 
-    Where a layer's codes come from memory, so does the interpreter's work for it: checking takes as long as 10 % of 8 MB.
+    Where a layer's codes come from memory, so does the interpreter's work for it: checking takes as long as reading 1 MB of them.
     """
 
     __slots__ = ("_native", "groups", "numbers", "weight")
@@ -77,9 +78,6 @@ class Ready:
     def runs(self, x: torch.Tensor) -> bool:
         """Whether the native module does it: on the CPU, groups of whole quads."""
         return self._native and x.is_cpu and native.chosen.module is not None
-
-
-_is_compiling = torch.compiler.is_compiling
 
 
 def fixed(activation_scale: float | None) -> float:

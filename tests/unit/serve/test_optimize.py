@@ -141,7 +141,7 @@ def test_batch_norm_that_was_left_in_training_is_not_folded() -> None:
     module[1].train()
     optimized = optimize(module, example=(IMAGES,))
     told = "1 batch norms folded into convolutions, 2 convolutions channels-last"
-    assert done(optimized) == f"{told}, 2 layers with packed weights"
+    assert done(optimized) == f"{told}, 2 layers with prepacked weights"
 
 
 class Counting(nn.Module):
@@ -175,7 +175,7 @@ def test_hooks_run_and_what_has_them_is_not_folded() -> None:
         part.register_forward_hook(lambda part, inputs, output: seen.append(type(part).__name__))
     optimized = optimize(module, example=(IMAGES,))
     told = "1 batch norms folded into convolutions, 2 convolutions channels-last"
-    assert done(optimized) == f"{told}, 1 layers with packed weights"
+    assert done(optimized) == f"{told}, 1 layers with prepacked weights"
     seen.clear()
     optimized.module(IMAGES)
     assert seen == ["Sequential", "Conv2d"]
@@ -207,7 +207,7 @@ def test_batch_norms_are_folded_into_the_scales_of_compressed_convolutions() -> 
     module = nn.Sequential(conv(), norm(), int8, norm(), nn.ReLU(), conv()).eval()
     optimized = optimize(module, example=(IMAGES,))
     told = "2 batch norms folded into convolutions, 2 convolutions channels-last"
-    assert done(optimized) == f"{told}, 2 layers with packed weights, 1 convolutions fused with what follows"
+    assert done(optimized) == f"{told}, 2 layers with prepacked weights, 1 convolutions fused with what follows"
     assert any(isinstance(part, modules.CompressedConv2d) for part in optimized.module.modules())
     x = torch.randn(5, CHANNELS, SIZE, SIZE)
     with torch.inference_mode():
@@ -394,7 +394,7 @@ def test_other_threads_run_modules_while_one_is_traced() -> None:
 
     optimized = optimize(with_forward(forward), example=(IMAGES,))
     told = "1 batch norms folded into convolutions, 1 convolutions channels-last"
-    assert done(optimized) == f"{told}, 1 layers with packed weights"
+    assert done(optimized) == f"{told}, 1 layers with prepacked weights"
     answered = len(answers)
     optimized.module(IMAGES)
     assert answered >= 5

@@ -23,7 +23,7 @@ MAX_REASON_CHARACTERS = 300
 TOO_SLOW, TOO_LATE = 1.1, 0.005
 """Times the untouched module's time, and seconds on top: both are measured once only."""
 PLANS = ((True, True, True), (True, True, False), (True, False, False), (False, False, False))
-"""Channels-last, small images, and the forward written anew (attention, programs, packed layers), besides folding; the first
+"""Channels-last, small images, and the forward written anew (attention, programs, prepacked layers), besides folding; the first
 that is right and not slower is served. A module may read the weight of a convolution, or view an activation in another
 shape, which channels-last does not allow."""
 

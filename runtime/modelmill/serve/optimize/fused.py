@@ -12,13 +12,13 @@ from torch import fx, nn
 
 from modelmill.compress.modules import CompressedConv2d
 from modelmill.serve.optimize.calls import Call, calls
-from modelmill.serve.optimize.packed import PackedConv2d
+from modelmill.serve.optimize.prepacked import PrepackedConv2d
 
-KINDS = (CompressedConv2d, PackedConv2d)
+KINDS = (CompressedConv2d, PrepackedConv2d)
 
 
 class FusedConv2d(nn.Module):
-    def __init__(self, convolution: CompressedConv2d | PackedConv2d) -> None:
+    def __init__(self, convolution: CompressedConv2d | PrepackedConv2d) -> None:
         super().__init__()
         self.convolution = convolution
 

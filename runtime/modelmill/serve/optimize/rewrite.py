@@ -1,4 +1,4 @@
-"""A forward written anew from its graph: convolutions in programs, the other layers packed, and fused with what follows."""
+"""A forward written anew from its graph: convolutions in programs, the other layers prepacked, and fused with what follows."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ from modelmill.serve.optimize.calls import without_identities
 from modelmill.serve.optimize.conv_program import ConvProgram
 from modelmill.serve.optimize.fused import fuse
 from modelmill.serve.optimize.graphs import followed
-from modelmill.serve.optimize.packed import Size, pack
+from modelmill.serve.optimize.prepacked import Size, prepack
 from modelmill.serve.optimize.runs import gather
 
-PACKED = "layers with packed weights"
+PREPACKED = "layers with prepacked weights"
 
 
 def rewrite(module: nn.Module, *, inputs: int, sizes: Mapping[str, Size]) -> tuple[nn.Module, dict[str, int]]:
@@ -22,12 +22,12 @@ def rewrite(module: nn.Module, *, inputs: int, sizes: Mapping[str, Size]) -> tup
     convolves = any(type(part) in (nn.Conv2d, CompressedConv2d) for part in module.modules())
     traced = followed(module, inputs=inputs) if convolves else None
     if traced is None:
-        return module, {PACKED: pack(module, sizes)}
+        return module, {PREPACKED: prepack(module, sizes)}
     without_identities(module, traced.graph)
     taken = gather(module, traced.graph)
-    packed = pack(module, sizes, but=taken)
+    prepacked = prepack(module, sizes, but=taken)
     fused = fuse(module, traced.graph)
-    done = {"convolutions in programs": len(taken), PACKED: packed, "convolutions fused with what follows": fused}
+    done = {"convolutions in programs": len(taken), PREPACKED: prepacked, "convolutions fused with what follows": fused}
     if not taken and not fused:
         return module, done
     traced.graph.lint()

@@ -1,8 +1,8 @@
-"""Dense layers whose float32 weights lie as oneDNN's kernels read them, packed when the model is loaded.
+"""Dense layers whose float32 weights lie as oneDNN's kernels read them, prepacked when the model is loaded.
 
 torch's own linear layer goes to MKL, which does not use AVX-512 on every processor that has it, and its convolution turns
-the weight around at each call. oneDNN on packed weights does a linear layer 2.3 times as fast on Zen 5 (2,048 x 2,048, 8 to 256
-rows), a convolution up to twice where rows are few. torch._inductor packs alike when it freezes a module.
+the weight around at each call. oneDNN on prepacked weights does a linear layer 2.3 times as fast on Zen 5 (2,048 x 2,048, 8 to
+256 rows), a convolution up to twice where rows are few. torch._inductor prepacks alike when it freezes a module.
 
 A call costs 10 us more than torch's, so small linear layers stay.
 """
@@ -34,7 +34,7 @@ class _Weight:
         return self
 
 
-class _Packed(Leaf):
+class _Prepacked(Leaf):
     """For inference, in float32 on the CPU."""
 
     def __init__(self, packed: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -48,7 +48,7 @@ class _Packed(Leaf):
         return self._packed.tensor.to_dense()
 
 
-class PackedLinear(_Packed):
+class PrepackedLinear(_Prepacked):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach()), layer.bias)
 
@@ -57,7 +57,7 @@ class PackedLinear(_Packed):
         return out
 
 
-class PackedConv2d(_Packed):
+class PrepackedConv2d(_Prepacked):
     def __init__(self, layer: nn.Conv2d, size: Size) -> None:
         """size: height and width of its images; others are convolved too, perhaps more slowly."""
         assert not isinstance(layer.padding, str)
@@ -90,7 +90,7 @@ def available() -> bool:
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
-def pack(module: nn.Module, sizes: Mapping[str, Size], *, but: Collection[str] = ()) -> int:
+def prepack(module: nn.Module, sizes: Mapping[str, Size], *, but: Collection[str] = ()) -> int:
     """Replaces layers in place, but some; says how many. sizes: height and width of each convolution's images, by path."""
     if not available():
         return 0
@@ -99,7 +99,7 @@ def pack(module: nn.Module, sizes: Mapping[str, Size], *, but: Collection[str] =
     count = 0
     for path, layer in layers:
         private = path not in but and weights[id(getattr(layer, "weight", None))] == 1 and not _is_read_by(module, path)
-        made = _packed(layer, sizes.get(path, ())) if private else None
+        made = _prepacked(layer, sizes.get(path, ())) if private else None
         if made is not None:
             module.set_submodule(path, made)
             count += 1
@@ -113,11 +113,11 @@ def _is_read_by(module: nn.Module, path: str) -> bool:
     return type(parent).__module__.startswith("torch.nn.") and not only_holds
 
 
-def _packed(layer: nn.Module, size: Size) -> _Packed | None:
+def _prepacked(layer: nn.Module, size: Size) -> _Prepacked | None:
     """Of the exact types: a subclass may use its weight in ways that nobody here knows."""
     if customised(layer) or not isinstance(layer, nn.Linear | nn.Conv2d) or layer.weight.dtype != torch.float32:
         return None
     if type(layer) is nn.Linear:
-        return PackedLinear(layer) if layer.weight.numel() >= FEWEST_WEIGHTS else None
+        return PrepackedLinear(layer) if layer.weight.numel() >= FEWEST_WEIGHTS else None
     plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return PackedConv2d(layer, size) if isinstance(layer, nn.Conv2d) and plain and len(size) == 2 else None
+    return PrepackedConv2d(layer, size) if isinstance(layer, nn.Conv2d) and plain and len(size) == 2 else None
