@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from modelmill.serve.options import DEFAULT_PRIORITY
-from modelmill.serve.similar import most_work
+from modelmill.serve.similar import cheapest
 
 
 class Item:
@@ -149,7 +149,7 @@ class BatchFormer(Generic[T]):
     def _similar(self, group: _Group[T]) -> Sequence[T]:
         policy = self.policy
         window = list(islice(group.ordered(), policy.window))
-        chosen = most_work(
+        chosen = cheapest(
             [(item.rows, item.length) for item in window],
             max_rows=policy.max_rows,
             max_items=policy.max_items or len(window),

@@ -1,39 +1,50 @@
-"""Which rows of different lengths to pad together: the choice that does most real work in the time it takes.
+"""Which rows of different lengths to pad together: the batches of all that wait which together take least time.
 
-A batch is padded to its longest row, so it costs rows times that length, and a constant for starting an execution.
-Among the runs of neighbours in order of length that contain the first item, the one with the largest ratio of real
-elements to that cost is taken: the idea of length bucketing, without fixed borders. Elements of items that came earlier
-count for more, so that a rare length does not wait until it is the first (`benchmarks/lengths.py` has the figures).
+A batch is padded to its longest row, so it costs rows times that length, and a constant for starting an execution. In order of
+length the cheapest batches are runs of neighbours, found exactly by dynamic programming (batching with the longest job's
+time: Brucker and others, "Scheduling a batching machine", 1998); the one that contains the first item goes. It is length
+bucketing without fixed borders: a batch that looked best by itself would leave the others' worse (`benchmarks/lengths.py`).
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 
-AGE, OLD = 0.5, 48
-"""The first item's elements count by so much more than those of one that has so many before it."""
-
-
-def most_work(items: Sequence[tuple[int, int]], *, max_rows: int, max_items: int, max_elements: int, overhead: int) -> list[int]:
+def cheapest(items: Sequence[tuple[int, int]], *, max_rows: int, max_items: int, max_elements: int, overhead: int) -> list[int]:
     """Indices into `items`, pairs of (rows, length of a row) in the order of their turn, of a batch that contains the first.
 
-    `max_elements` bounds rows times the longest length, 0 = no bound; `overhead` is in elements. The first item may
-    be larger than the bounds: then it goes alone.
+    `max_elements` bounds rows times the longest length, 0 = no bound; `overhead` is in elements. An item may be larger
+    than the bounds: then it goes alone.
     """
-    if len(items) == 1:
-        return [0]
-    given = np.array(items)
-    order = np.argsort(given[:, 1], kind="stable")
-    at = int(np.flatnonzero(order == 0)[0])
-    rows, lengths = given[order].T
-    ages = 1 + AGE * np.maximum(1 - order / OLD, 0)
-    # Runs from `start` up to and without `stop`: one by columns, the other by lines.
-    start, stop = np.arange(at + 1)[None, :], np.arange(at + 1, len(items) + 1)[:, None]
-    before, worth = (np.concatenate(([0], np.cumsum(each))) for each in (rows, rows * lengths * ages))
-    count = before[stop] - before[start]
-    padded = count * lengths[stop - 1]
-    work = (worth[stop] - worth[start]) / (overhead + padded)
-    fits = (count <= max_rows) & (stop - start <= max_items) & (padded <= (max_elements or np.inf))
-    best = int(np.argmax(np.where(fits | (stop - start == 1), work, -1)))
-    line, column = divmod(best, at + 1)
-    return [int(i) for i in order[column : at + 1 + line]]
+    # Among equals the first come last: what does not fill a batch is left at the beginning.
+    order = sorted(range(len(items)), key=lambda i: (items[i][1], -i))
+    starts = _starts([items[i] for i in order], max_rows, max_items, max_elements or float("inf"), overhead)
+    first, stop = order.index(0), len(order)
+    while (start := starts[stop - 1]) > first:
+        stop = start
+    return order[start:stop]
+
+
+def _starts(
+    items: Sequence[tuple[int, int]], max_rows: int, max_items: int, max_elements: float, overhead: int
+) -> list[int]:
+    """For each beginning of `items`, in order of length, where its last batch starts if all are as cheap as can be."""
+    rows_before, costs, starts = [0], [0.0], list[int]()
+    start = 0
+    for stop, (rows, length) in enumerate(items, 1):
+        upto = rows_before[-1] + rows
+        # The best start never moves back as the end moves on, for costs of this kind (the quadrangle inequality).
+        while start < stop - 1 and not (
+            upto - rows_before[start] <= max_rows
+            and stop - start <= max_items
+            and (upto - rows_before[start]) * length <= max_elements
+        ):
+            start += 1
+        best = costs[start] + (upto - rows_before[start]) * length
+        for later in range(start + 1, stop):
+            cost = costs[later] + (upto - rows_before[later]) * length
+            if cost < best:
+                best, start = cost, later
+        rows_before.append(upto)
+        costs.append(best + overhead)
+        starts.append(start)
+    return starts
