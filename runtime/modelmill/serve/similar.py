@@ -24,9 +24,7 @@ def cheapest(items: Sequence[tuple[int, int]], *, max_rows: int, max_items: int,
     return order[start:stop]
 
 
-def _starts(
-    items: Sequence[tuple[int, int]], max_rows: int, max_items: int, max_elements: float, overhead: int
-) -> list[int]:
+def _starts(items: Sequence[tuple[int, int]], max_rows: int, max_items: int, max_elements: float, overhead: int) -> list[int]:
     """For each beginning of `items`, in order of length, where its last batch starts if all are as cheap as can be."""
     rows_before, costs, starts = [0], [0.0], list[int]()
     start = 0

@@ -18,8 +18,10 @@ from modelmill.serve.grpc.exchange import Endpoint, Message, Method, Question
 from modelmill.serve.http import Request, Response
 from modelmill.serve.http2.stream import Pieces
 from modelmill.serve.inference import Inference, Phase
-from modelmill.serve.options import options_of
+from modelmill.serve.options import Options, options_of
 from modelmill.serve.protocols import oip_grpc as codec
+from modelmill.serve.protocols.forms import Forms
+from modelmill.serve.protocols.grpc_forms import Answers, Form, form_of
 from modelmill.serve.protocols.oip_http import OpenInference
 from modelmill.serve.protocols.repository import Repository
 from modelmill.serve.protocols.wire import inference as m
@@ -36,6 +38,7 @@ class InferenceService:
     def __init__(self, inference: Inference, *, batcher: Batcher, metrics: Metrics) -> None:
         self._inference = inference
         self._http = OpenInference(inference)
+        self._forms: Forms[int, Form] = Forms()
         self._repository = Repository(inference, batcher=batcher, metrics=metrics)
 
     def unary(self) -> list[Method]:
@@ -60,7 +63,11 @@ class InferenceService:
     # --- inference
 
     def _infer(self, message: Message, remaining: float | None) -> Question:
-        return self._question(message, remaining, m.ModelInferResponse())
+        form = self._forms.get(len(message))
+        if form and (rows := form.rows(message)):
+            self._inference.require(self._inference.model, form.version)
+            return Question(rows=rows, options=_options(form.parameters, remaining), encode=form.encode)
+        return self._question(message, remaining, m.ModelInferResponse(), learn=True)
 
     def _stream_infer(self, message: Message, remaining: float | None) -> Question:
         # Clients of streams may be told that no other answer to this request follows.
@@ -70,15 +77,26 @@ class InferenceService:
         question.encode = lambda rows: codec.in_stream(encode(rows))
         return question
 
-    def _question(self, message: Message, remaining: float | None, answer: m.ModelInferResponse) -> Question:
+    def _question(
+        self, message: Message, remaining: float | None, answer: m.ModelInferResponse, *, learn: bool = False
+    ) -> Question:
         inference = self._inference
         request, raw = codec.parsed(message)
-        inference.require(request.model_name, request.model_version or None)
+        version = request.model_version or None
+        inference.require(request.model_name, version)
         arrays = codec.decode(inference.inputs, request, raw)
         asked = codec.outputs_asked(inference.outputs, request)
-        options = options_of(codec.with_deadline(codec.parameters_of(request.parameters), remaining))
+        parameters = codec.parameters_of(request.parameters)
+        options = _options(parameters, remaining)
         answer.model_name, answer.model_version, answer.id = inference.model, inference.version, request.id
-        return Question(rows=inference.rows(arrays), options=options, encode=partial(codec.encode, answer, asked))
+        rows = inference.rows(arrays)
+        # A name of its own makes each request another; of a large one reading it is no cost.
+        if learn and raw and not request.id and len(message) < codec.SPLIT_BYTES:
+            encode = Answers(answer, asked)
+            if form := form_of(message, raw, rows, arrays, encode=encode, parameters=parameters, version=version):
+                self._forms.learn(len(message), form)
+            return Question(rows=rows, options=options, encode=encode)
+        return Question(rows=rows, options=options, encode=partial(codec.encode, answer, asked))
 
     # --- health and metadata
 
@@ -121,6 +139,10 @@ class InferenceService:
     def _unload(self, request: m.RepositoryModelUnloadRequest) -> m.RepositoryModelUnloadResponse:
         _asked(self._repository.unload, {}, model=request.model_name)
         return m.RepositoryModelUnloadResponse()
+
+
+def _options(parameters: Mapping[str, Any], remaining: float | None) -> Options:
+    return options_of(parameters if remaining is None else codec.with_deadline(dict(parameters), remaining))
 
 
 def _same(endpoint: HttpEndpoint, answer: A, **values: str) -> A:

@@ -16,6 +16,7 @@ from modelmill.serve.http2.headers import HeaderReader, Headers
 from modelmill.serve.http2.outgoing import Outgoing
 from modelmill.serve.http2.reader import MAX_FRAME, Reader
 from modelmill.serve.http2.stream import WINDOW, Pieces, Stream
+from modelmill.serve.http2.usual import LEAST_BYTES, usual
 from modelmill.serve.port import PortConnection
 
 if TYPE_CHECKING:
@@ -97,8 +98,12 @@ class Connection(PortConnection):
         if self._closing:
             return
         self._active = self._loop.time()
+        data = self._port.scratch[:nbytes]
         try:
-            self._reader.feed(self._port.scratch[:nbytes])
+            while len(data) >= LEAST_BYTES and (taken := self._take_usual(data)):
+                data = data[taken:]
+            if data:
+                self._reader.feed(data)
         except ConnectionFailed as failure:
             self._close(failure.code, str(failure))
 
@@ -115,6 +120,30 @@ class Connection(PortConnection):
 
     def now(self) -> float:
         return self._loop.time()
+
+    def _take_usual(self, data: memoryview) -> int:
+        """How many bytes were a whole request, of which only the contents are new; 0: nothing has happened."""
+        found = usual(data) if self._greeted and self._block is None and self._reader.between else None
+        if found is None or found.stream <= self._last or not found.stream % 2:
+            return 0
+        headers, window = self._headers.known(found.block), self.outgoing.initial_window + found.window
+        full = len(self.streams) >= self._port.max_streams or window > frames.LARGEST
+        if headers is None or full or self._left or self._ending:
+            return 0
+        self._last = found.stream
+        self._received(found.size)
+        if found.credit:
+            self.outgoing.open(found.credit, self._active)
+        stream = self.streams[found.stream] = Stream(self, found.stream, send_window=window, ended=True)
+        try:
+            stream.receiver = receiver = self._port.open(stream, headers)
+            if receiver:
+                receiver.data(data[found.begin : found.begin + found.size])
+            if receiver and not stream.answered:
+                receiver.end()
+        except StreamFailed as failure:
+            self._fail(failure)
+        return found.end
 
     # --- the reader's side
 
@@ -154,11 +183,7 @@ class Connection(PortConnection):
     def data_begins(self, stream: int, size: int, *, padding: int, last: bool) -> None:
         if self._block is not None or not stream or not self._greeted:
             raise ConnectionFailed(Error.PROTOCOL_ERROR, "DATA where none may be")
-        # The windows of the streams bound what a client may send; that of the connection never closes.
-        self._uncredited += size
-        if self._uncredited > CONNECTION_WINDOW // 2:
-            self.write([frames.number(frames.WINDOW_UPDATE, 0, self._uncredited)])
-            self._uncredited = 0
+        self._received(size)
         self._target, self._ends = self._known(stream), last
         try:
             if self._target is None:
@@ -167,6 +192,13 @@ class Connection(PortConnection):
             self._target.consumed(padding)
         except StreamFailed as failure:
             self._fail(failure)
+
+    def _received(self, size: int) -> None:
+        # The windows of the streams bound what a client may send; that of the connection never closes.
+        self._uncredited += size
+        if self._uncredited > CONNECTION_WINDOW // 2:
+            self.write([frames.number(frames.WINDOW_UPDATE, 0, self._uncredited)])
+            self._uncredited = 0
 
     def data(self, piece: memoryview) -> None:
         if self._target and self._target.receiver:

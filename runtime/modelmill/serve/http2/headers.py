@@ -19,6 +19,10 @@ class HeaderReader:
         self._decoder = Decoder(max_bytes=max_bytes)
         self._known: dict[bytes, Headers | None] = {}
 
+    def known(self, block: bytes) -> Headers | None:
+        """What the same bytes meant before, and still do."""
+        return self._known.get(block)
+
     def read(self, block: bytes) -> Headers | None:
         """None: the request is malformed."""
         if block in self._known:

@@ -31,6 +31,11 @@ class Reader:
         self._left = 0
         self._padding = 0
 
+    @property
+    def between(self) -> bool:
+        """The next byte begins a frame."""
+        return not (self._in_data or self._rest or self.preface)
+
     def feed(self, data: memoryview) -> None:
         if self._rest:
             data = memoryview(b"".join((self._rest, data)))

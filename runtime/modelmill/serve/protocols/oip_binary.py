@@ -3,13 +3,16 @@
 Tensors stand one after the other in the order of `inputs`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import orjson
 
 from modelmill.datatypes import Array
 from modelmill.serve.errors import BadRequest
 from modelmill.serve.http import Request, Response
 from modelmill.serve.protocols import raw
+from modelmill.serve.rows import Rows
 from modelmill.signature import Tensor
 
 HEADER = "Inference-Header-Content-Length"
@@ -66,6 +69,30 @@ class Tail:
     def finish(self) -> None:
         if self._position != len(self._data):
             raise BadRequest(f"{len(self._data) - self._position} bytes follow the last tensor; no input announced them")
+
+
+class Answers:
+    """Answers whose outputs all go as raw bytes. Most are shaped like the one before: then the header is the same."""
+
+    def __init__(self, answer: Mapping[str, Any], asked: Sequence[Tensor]) -> None:
+        """`answer` is what the header says besides its outputs."""
+        self._answer = answer
+        self._asked = asked
+        self._written: tuple[Any, bytes] = (None, b"")
+
+    def __call__(self, rows: Rows) -> Response:
+        contents = [raw.content_of(tensor, rows.arrays[tensor.name]) for tensor in self._asked]
+        told = [(rows.arrays[tensor.name].shape, len(content)) for tensor, content in zip(self._asked, contents, strict=True)]
+        if told != self._written[0]:
+            outputs = [described(tensor, shape, size) for tensor, (shape, size) in zip(self._asked, told, strict=True)]
+            self._written = told, orjson.dumps({**self._answer, "outputs": outputs})
+        return response(self._written[1], contents)
+
+
+def described(tensor: Tensor, shape: Sequence[int], size: int) -> dict[str, Any]:
+    """An output in the header: `size` is in bytes."""
+    parameters = {"binary_data_size": size}
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(shape), "parameters": parameters}
 
 
 def response(header: bytes, tail: Sequence[bytes | memoryview]) -> Response:

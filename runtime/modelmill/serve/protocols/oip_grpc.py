@@ -197,13 +197,13 @@ def encode(answer: ModelInferResponse, asked: Iterable[Tensor], rows: Rows) -> l
         array = rows.arrays[tensor.name]
         answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
         content = raw_tensors.content_of(tensor, array)
-        tail += (_prefix(RAW_OUTPUT_CONTENTS, len(content)), content)
+        tail += (prefix(RAW_OUTPUT_CONTENTS, len(content)), content)
     return [answer.SerializeToString(), *tail]
 
 
 def in_stream(message: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     """A ModelInferResponse in pieces as a ModelStreamInferResponse."""
-    return [_prefix(INFER_RESPONSE, sum(len(piece) for piece in message)), *message]
+    return [prefix(INFER_RESPONSE, sum(len(piece) for piece in message)), *message]
 
 
 def stream_error(content: bytes | bytearray, message: str) -> list[bytes]:
@@ -216,7 +216,7 @@ def stream_error(content: bytes | bytearray, message: str) -> list[bytes]:
     return [answer.SerializeToString()]
 
 
-def _prefix(number: int, size: int) -> bytes:
+def prefix(number: int, size: int) -> bytes:
     """What stands before a field of bytes or a message, in protobuf's encoding."""
     prefix = bytearray((number << 3 | 2,))
     while size > 0x7F:

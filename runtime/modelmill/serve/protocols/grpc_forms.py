@@ -1,0 +1,101 @@
+"""Forms of `ModelInferRequest`: messages that differ from a checked one in their raw tensors only pass without protobuf.
+
+Fields of a message come in the order of their numbers from most clients, raw tensors last. All of a message but those is
+compared byte by byte: it is found by its length, which raw tensors of fixed sizes determine.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from modelmill.serve.protocols import raw
+from modelmill.serve.protocols.forms import MOST_BYTES, Layout, layout
+from modelmill.serve.protocols.oip_grpc import RAW_INPUT_CONTENTS, RAW_OUTPUT_CONTENTS, Raw, prefix
+from modelmill.serve.protocols.wire.inference import ModelInferResponse
+from modelmill.serve.rows import Rows
+from modelmill.signature import Tensor
+
+Told = Sequence[tuple[tuple[int, ...], int]]
+"""Of each output the shape and the size in bytes."""
+
+
+class Answers:
+    """Answers to requests of one form. Most are shaped like the one before: then all but the tensors is the same."""
+
+    def __init__(self, answer: ModelInferResponse, asked: Iterable[Tensor]) -> None:
+        """`answer` is what the message says besides its outputs."""
+        self._answer = answer
+        self._asked = tuple(asked)
+        self._written: tuple[Told, list[bytes]] = ((), [])
+
+    def __call__(self, rows: Rows) -> list[bytes | memoryview]:
+        contents = [raw.content_of(tensor, rows.arrays[tensor.name]) for tensor in self._asked]
+        told = [(rows.arrays[tensor.name].shape, len(content)) for tensor, content in zip(self._asked, contents, strict=True)]
+        if told != self._written[0]:
+            self._written = told, self._write(told)
+        return list(chain.from_iterable(zip(self._written[1], contents, strict=True)))
+
+    def _write(self, told: Told) -> list[bytes]:
+        """What stands before each tensor."""
+        answer = ModelInferResponse()
+        answer.CopyFrom(self._answer)
+        for tensor, (shape, _) in zip(self._asked, told, strict=True):
+            answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
+        first, *others = [prefix(RAW_OUTPUT_CONTENTS, size) for _, size in told]
+        return [answer.SerializeToString() + first, *others]
+
+
+class Form:
+    __slots__ = ("_begin", "_heads", "_layout", "encode", "parameters", "version")
+
+    def __init__(
+        self,
+        begin: bytes,
+        heads: Sequence[tuple[int, bytes]],
+        found: Layout,
+        *,
+        encode: Answers,
+        parameters: Mapping[str, Any],
+        version: str | None,
+    ) -> None:
+        """`begin`: all before the raw tensors; `heads`: what stands before each of them, and where it ends."""
+        self._begin = begin
+        self._heads = [(end - len(head), end, head) for end, head in heads]
+        self._layout = found
+        self.encode = encode
+        self.parameters = parameters
+        self.version = version
+
+    def rows(self, message: bytes | bytearray) -> Rows | None:
+        """None: this message of the same length is another."""
+        if not message.startswith(self._begin):
+            return None
+        for start, end, head in self._heads:
+            if message[start:end] != head:
+                return None
+        return self._layout.rows(message)
+
+
+def form_of(
+    message: bytes | bytearray,
+    tensors: Raw,
+    rows: Rows,
+    names: Iterable[str],
+    *,
+    encode: Answers,
+    parameters: Mapping[str, Any],
+    version: str | None,
+) -> Form | None:
+    """`tensors` as they were sent, called `names`; None where others may not be taken by this message."""
+    heads, end = [], len(message) - sum(len(each) + len(prefix(RAW_INPUT_CONTENTS, len(each))) for each in tensors)
+    begin = bytes(message[:end])
+    for each in tensors:
+        head = prefix(RAW_INPUT_CONTENTS, len(each))
+        end += len(head)
+        heads.append((end, head))
+        end += len(each)
+    ends = {name: at for name, (at, _) in zip(names, heads, strict=True)}
+    as_sent = b"".join(chain.from_iterable((head, bytes(each)) for (_, head), each in zip(heads, tensors, strict=True)))
+    if not heads or len(begin) > MOST_BYTES or not message.endswith(as_sent) or (found := layout(rows, ends)) is None:
+        return None
+    return Form(begin, heads, found, encode=encode, parameters=parameters, version=version)
