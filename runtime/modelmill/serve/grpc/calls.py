@@ -47,6 +47,9 @@ class Unary:
 
     def data(self, piece: memoryview) -> None:
         self._stream.consumed(len(piece))
+        if self._message is None and (whole := self._messages.whole(piece)) is not None:
+            self._message = whole
+            return
         try:
             for message in self._messages.feed(piece):
                 if self._message is not None:

@@ -28,6 +28,13 @@ class Messages:
         self.received = 0
         """Bytes of a message that is not complete."""
 
+    def whole(self, piece: memoryview) -> bytearray | None:
+        """The message, where this piece is all of one, plain, and nothing came before it; else nothing has happened."""
+        size = len(piece) - PREFIX_BYTES
+        if size < 0 or piece[0] or self._prefix or size > self._max_bytes:
+            return None
+        return bytearray(piece[PREFIX_BYTES:]) if int.from_bytes(piece[1:PREFIX_BYTES], "big") == size else None
+
     def feed(self, piece: memoryview) -> Iterator[bytearray]:
         """The messages that this piece completes; raises what is wrong with one."""
         while piece:
