@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from torch import nn
 
+from benchmarks.serving.graph_loop import Loop
 from modelmill.datatypes import NUMPY
 from modelmill.serve.gpu.buckets import LENGTHS, Bucket, Buckets
 from modelmill.serve.gpu.model import EAGER, GRAPH, GpuModel
@@ -333,3 +334,14 @@ def test_a_warm_up_prepares_the_largest_batch_that_is_allowed() -> None:
     served = GpuModel(double, signature=DOUBLE, lane=FakeLane(), trial=TRIAL)
     warm_up(served, max_rows=6, cpus=1)
     assert served.graphs.buckets == [Bucket(6), Bucket(4), Bucket(2), Bucket(1)]
+
+
+def test_the_loop_that_the_benchmark_compares_with_computes_what_the_server_does() -> None:
+    served = GpuModel(encoder, signature=ENCODER, lane=FakeLane(), trial=TRIAL)
+    lane = FakeLane()
+    loop = Loop(served, lane)
+    rows = [{name: array[:, :length] for name, array in tokens([3] * 9).arrays.items()} for length in (4, 4, 4, 9)]
+    assert loop.rows_a_second(rows, batch=2, seconds=0.01) > 0
+    assert lane.recorded == 2
+    mean, squares = loop.prepared(tokens([1, 2, 3]))()
+    assert (mean.tolist(), squares.tolist()) == ([2.0], [[1, 4, 9]])

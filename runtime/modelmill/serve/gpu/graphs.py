@@ -33,6 +33,15 @@ class Graph:
     replay: Replay
 
 
+def recorded(inputs: Sequence[torch.Tensor], *, forward: Forward, lane: Lane) -> Graph:
+    """For inputs of these shapes, on the host or the device; the graph has its own. Only in `lane.current()`."""
+    fixed = [tensor.to(lane.device, copy=True) for tensor in inputs]
+    for _ in range(RUNS_BEFORE):
+        forward(fixed)
+    replay, outputs = lane.record(lambda: forward(fixed))
+    return Graph(inputs=fixed, outputs=outputs, replay=replay)
+
+
 class Graphs:
     def __init__(self, lane: Lane, forward: Forward) -> None:
         self._lane = lane
@@ -84,7 +93,7 @@ class Graphs:
         graph = None
         try:
             with self._lane.current():
-                graph = self._recorded(example(bucket))
+                graph = recorded(example(bucket), forward=self._forward, lane=self._lane)
                 reason, state = objection(bucket, graph), DIFFERS
         except Exception as error:
             first = _first(error)
@@ -102,13 +111,6 @@ class Graphs:
         if state != DIFFERS:
             self._lane.renew()
         return state
-
-    def _recorded(self, inputs: Sequence[torch.Tensor]) -> Graph:
-        fixed = [tensor.to(self._lane.device, copy=True) for tensor in inputs]
-        for _ in range(RUNS_BEFORE):
-            self._forward(fixed)
-        replay, outputs = self._lane.record(lambda: self._forward(fixed))
-        return Graph(inputs=fixed, outputs=outputs, replay=replay)
 
     def _let_go(self) -> None:
         """All of them: the pool they share is given back when none is left, and other runs need that memory more."""

@@ -55,7 +55,7 @@ class GpuModel(TorchModel):
         self._shapes = Shapes(signature)
         self._staging = Staging(signature, lane.pinned)
         self._buckets = Buckets(signature, max_rows=1, longest=0)
-        self.graphs = Graphs(lane, self._forward)
+        self.graphs = Graphs(lane, self.forward)
         self.batches: Counter[str] = Counter()
         """That were replayed, and that ran without a graph."""
 
@@ -89,7 +89,7 @@ class GpuModel(TorchModel):
 
     def _eager(self, many: Sequence[Rows]) -> list[Rows]:
         joined, staged = self._staging.join(many)
-        return self._answers(self._forward([one.to(self.device, non_blocking=True) for one in staged]), many, joined)
+        return self._answers(self.forward([one.to(self.device, non_blocking=True) for one in staged]), many, joined)
 
     def _replayed(self, bucket: Bucket, graph: Graph, many: Sequence[Rows]) -> list[Rows]:
         joined, staged = self._staging.join(many, length=bucket.length)
@@ -105,7 +105,7 @@ class GpuModel(TorchModel):
         arrays = {name: numbers(one).copy() for (name, _), one in zip(self._outputs, fetched, strict=True)}
         return self._shapes.part(Rows(arrays, joined.count), many, joined=joined)
 
-    def _forward(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def forward(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """On the device: outputs in the signature's order and datatypes."""
         named, count = self._named(self._module(*inputs)), inputs[0].shape[0]
         outputs = []
