@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.serving import alone, figures, load
+from benchmarks.serving import alone, figures, gpu, load
+from benchmarks.serving.ours import CNN_BF16_MODEL
 from benchmarks.serving.peers import PEERS
 from benchmarks.serving.peers.peer import Peer
 from benchmarks.serving.process import Failed, end_leftovers
@@ -24,9 +25,15 @@ from benchmarks.serving.rounds import Results, compare
 from benchmarks.serving.server import Place, WrongAnswer
 from benchmarks.serving.workloads import BIG, WORKLOADS
 
-MEMORY, FIRST_ANSWER, BIG_TENSOR, GRPC = "memory", "first-answer", "big-tensor", "grpc"
-PARTS = (*WORKLOADS, BIG_TENSOR, GRPC, MEMORY, FIRST_ANSWER)
-NEEDS = {MEMORY: "mlp", FIRST_ANSWER: "encoder", BIG_TENSOR: BIG.name, GRPC: "encoder"}
+MEMORY, FIRST_ANSWER, BIG_TENSOR, GRPC, GPU = "memory", "first-answer", "big-tensor", "grpc", "gpu"
+PARTS = (*WORKLOADS, BIG_TENSOR, GRPC, MEMORY, FIRST_ANSWER, GPU)
+NEEDS = {
+    MEMORY: ("mlp",),
+    FIRST_ANSWER: ("encoder",),
+    BIG_TENSOR: (BIG.name,),
+    GRPC: ("encoder",),
+    GPU: ("cnn", CNN_BF16_MODEL, "encoder"),
+}
 
 
 def main() -> None:
@@ -35,18 +42,23 @@ def main() -> None:
     # A plain `kill` ends the servers as a Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     end_leftovers()
+    why_not = {}
+    if GPU in arguments.workloads and not gpu.there():
+        arguments.workloads.remove(GPU)
+        why_not[gpu.NAME] = gpu.ABSENT
+    seen = gpu.hidden()
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[1]})
     with tempfile.TemporaryDirectory(prefix="modelmill-bench-") as folder:
         place = Place(folder=Path(folder), server_core=cores[0], load_core=cores[1])
-        publish(place, sorted({NEEDS.get(part, part) for part in arguments.workloads}))
+        publish(place, sorted({name for part in arguments.workloads for name in NEEDS.get(part, (part,))}))
         try:
-            results, found = measure(place, arguments)
+            results, found = measure(place, arguments, seen)
         except (Failed, WrongAnswer) as error:
             raise SystemExit(str(error)) from error
         except KeyboardInterrupt:
             raise SystemExit(128 + signal.SIGINT) from None
-    show(results, found)
+    show(results, found, why_not)
     if arguments.json:
         arguments.json.write_text(json.dumps({"must": [figure.entry() for figure in found]}, indent=1) + "\n")
 
@@ -56,7 +68,10 @@ def publish(place: Place, names: Sequence[str]) -> None:
     subprocess.run(command, check=True)
 
 
-def measure(place: Place, arguments: argparse.Namespace) -> tuple[dict[str, Results], list[figures.Figure]]:
+def measure(
+    place: Place, arguments: argparse.Namespace, seen: Mapping[str, str]
+) -> tuple[dict[str, Results], list[figures.Figure]]:
+    """`seen`: the environment in which a process sees the GPU."""
     peers: list[Peer] = [peer for name in arguments.peers for peer in PEERS[name]]
     rounds, seconds = arguments.rounds, arguments.seconds
     results = {
@@ -73,13 +88,15 @@ def measure(place: Place, arguments: argparse.Namespace) -> tuple[dict[str, Resu
         found.append(alone.memory(place, PEERS["triton"][0], rounds=rounds, seconds=seconds))
     if FIRST_ANSWER in arguments.workloads:
         found.append(alone.first_answer(place, rounds=rounds))
+    if GPU in arguments.workloads:
+        found.append(gpu.vs_graph_loop(place, env=seen, rounds=rounds, seconds=seconds))
     return results, found
 
 
-def show(results: dict[str, Results], found: Sequence[figures.Figure]) -> None:
+def show(results: dict[str, Results], found: Sequence[figures.Figure], why_not: Mapping[str, str]) -> None:
     for name, own in results.items():
         print("\n".join(("", *figures.table(name, own))))
-    print("\n".join(("", *figures.verdict(found))))
+    print("\n".join(("", *figures.verdict(found, why_not=why_not))))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -25,6 +25,7 @@ LIMITS: dict[str, tuple[str, float]] = {
     "big_tensor_vs_socket_sink": ("<=", 1.3),
     "rss_vs_triton": ("<=", 1.0),
     "first_answer_vs_script": ("<=", 1.2),
+    "gpu_vs_graph_loop": (">=", 0.9),
 }
 HOLDS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": lambda value, limit: value >= limit,
@@ -130,7 +131,8 @@ def _median(loads: Sequence[Load], what: str) -> float:
     return value
 
 
-def verdict(found: Sequence[Figure]) -> list[str]:
+def verdict(found: Sequence[Figure], *, why_not: Mapping[str, str]) -> list[str]:
+    """`why_not`: reasons by the names of figures that were not measured."""
     lines = [f"{'':32}{'measured':>10}{'least':>9}{'most':>9}   limit"]
     told = {figure.name: figure for figure in found}
     for name, (sign, limit) in LIMITS.items():
@@ -139,5 +141,7 @@ def verdict(found: Sequence[Figure]) -> list[str]:
             numbers = f"{figure.value:10.3f}{figure.low:9.3f}{figure.high:9.3f}"
             lines.append(f"{name:32}{numbers}   {sign} {limit:<5g} {state:7} {figure.against}")
         else:
-            lines.append(f"{name:32}{'-':>10}{'-':>9}{'-':>9}   {sign} {limit:<5g} not measured in this run")
+            lines.append(
+                f"{name:32}{'-':>10}{'-':>9}{'-':>9}   {sign} {limit:<5g} {why_not.get(name, 'not measured in this run')}"
+            )
     return lines

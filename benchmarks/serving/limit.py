@@ -10,6 +10,8 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.serving import workloads
@@ -24,24 +26,42 @@ MAX_ROWS = 32
 
 
 def loaded(registry: str, name: str) -> TorchModel:
-    """As the server has it when it begins to answer."""
+    """As the server has it before its warm-up."""
     service = local.service_file(
         registry=registry, namespace="default", model=name, channel="stable", version=None, variant=None, port=0
     )
-    model = loader.load(service, phases=Phases(Metrics()), into=Path(tempfile.mkdtemp(prefix="limit-", dir="."))).module
-    warm_up(model, max_rows=MAX_ROWS, cpus=1)
-    return model
+    return loader.load(service, phases=Phases(Metrics()), into=Path(tempfile.mkdtemp(prefix="limit-", dir="."))).module
 
 
 def rows_a_second(model: TorchModel, rows: list[workloads.Row], *, batch: int, seconds: float) -> float:
-    batches = [Rows(workloads.padded(rows[i : i + batch]), len(rows[i : i + batch])) for i in range(0, len(rows), batch)]
-    model(batches[0])
+    model(batches(rows, batch)[0])
+    return len(rows) * passes_a_second([partial(model, one) for one in batches(rows, batch)], seconds=seconds)
+
+
+def batches(rows: list[workloads.Row], size: int) -> list[Rows]:
+    return [Rows(workloads.padded(part), len(part)) for part in (rows[i : i + size] for i in range(0, len(rows), size))]
+
+
+def passes_a_second(runs: Sequence[Callable[[], object]], *, seconds: float) -> float:
     began, passes = time.perf_counter(), 0
     while (spent := time.perf_counter() - began) < seconds:
-        for one in batches:
-            model(one)
+        for run in runs:
+            run()
         passes += 1
-    return passes * len(rows) / spent
+    return passes / spent
+
+
+def answer(rate: Callable[[int, float], float]) -> None:
+    """Each line of the input, a batch's rows and seconds, with a line of the output."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        batch, seconds = line.split()
+        print(rate(int(batch), float(seconds)), flush=True)
+
+
+def in_order(workload: str) -> list[workloads.Row]:
+    """By length."""
+    return sorted(workloads.find(workload).all_rows(), key=lambda row: next(iter(row.values())).size)
 
 
 def main() -> None:
@@ -50,11 +70,9 @@ def main() -> None:
     parser.add_argument("model")
     arguments = parser.parse_args()
     model = loaded(arguments.registry, arguments.model)
-    rows = sorted(workloads.find(arguments.model).all_rows(), key=lambda row: next(iter(row.values())).size)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        batch, seconds = line.split()
-        print(rows_a_second(model, rows, batch=int(batch), seconds=float(seconds)), flush=True)
+    warm_up(model, max_rows=MAX_ROWS, cpus=1)
+    rows = in_order(arguments.model)
+    answer(lambda batch, seconds: rows_a_second(model, rows, batch=batch, seconds=seconds))
 
 
 if __name__ == "__main__":

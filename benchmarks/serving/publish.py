@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.serving import models, workloads
 from benchmarks.serving.models import cnn, encoder
-from benchmarks.serving.ours import BF16_MODEL, INT8_MODEL
+from benchmarks.serving.ours import BF16_MODEL, CNN_BF16_MODEL, INT8_MODEL
 from benchmarks.serving.venvs import encoder_weights
 from modelmill.artifact.import_ import Source, import_model
 from modelmill.artifact.registry import Registry
@@ -22,8 +22,9 @@ from modelmill.compress.pipeline import compress
 from modelmill.compress.weights import write_weights
 from modelmill.contract.steps import Quantize, Step
 
-VARIANTS = {INT8_MODEL: Quantize(bits=7), BF16_MODEL: Quantize(method="BFloat16")}
-"""Of the encoder. int8 with codes of 7 bits: what runs fast without VNNI, and what other libraries call reduced range."""
+BF16 = Quantize(method="BFloat16")
+VARIANTS = {INT8_MODEL: ("encoder", Quantize(bits=7)), BF16_MODEL: ("encoder", BF16), CNN_BF16_MODEL: ("cnn", BF16)}
+"""Of which workload. int8 with codes of 7 bits: what runs fast without VNNI, and what other libraries call reduced range."""
 RECIPES = {"mlp": "Mlp", "encoder": "Encoder", "cnn": "Cnn", "big": "Big"}
 
 
@@ -36,10 +37,16 @@ def publish(name: str, folder: Path) -> None:
     np.save(folder / f"{name}.npy", _answers(module, workloads.find(name)))
     _import(name, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
     if name == "encoder":
-        for variant, quantize in VARIANTS.items():
-            weights = folder / f"{variant}.safetensors"
-            write_weights(weights, compress(module, (Step(quantize=quantize),)).weights)
-            _import(variant, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
+        for variant in (INT8_MODEL, BF16_MODEL):
+            publish_variant(variant, folder)
+
+
+def publish_variant(variant: str, folder: Path) -> None:
+    """After its workload."""
+    name, quantize = VARIANTS[variant]
+    weights = folder / f"{variant}.safetensors"
+    write_weights(weights, compress(_module(name), (Step(quantize=quantize),)).weights)
+    _import(variant, weights, folder, entrypoint=f"models.recipes:{RECIPES[name]}")
 
 
 def _import(name: str, weights: Path, folder: Path, *, entrypoint: str) -> None:
@@ -67,10 +74,10 @@ def _answers(module: nn.Module, workload: workloads.Workload) -> workloads.Array
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="+")
+    parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
     for name in arguments.names:
-        publish(name, arguments.folder)
+        (publish_variant if name in VARIANTS else publish)(name, arguments.folder)
 
 
 if __name__ == "__main__":

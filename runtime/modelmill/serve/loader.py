@@ -42,21 +42,26 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
         from modelmill.serve.blank import blank_weights
         from modelmill.serve.model import TorchModel
     with phases.timed("load"):
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         with blank_weights():
             module, recipe = opened.build()
-        module = load_variant(module, opened.weights).to(device)
-        model = TorchModel(module, signature=opened.manifest.signature, device=device)
+        module = load_variant(module, opened.weights)
+        # What is tried and measured from here on, is in this thread; all of the host's processors are not the pod's.
+        torch.set_num_threads(usable_cpus())
+        if torch.cuda.is_available():
+            from modelmill.serve.gpu.place import on_gpu
+
+            model: TorchModel = on_gpu(module, signature=opened.manifest.signature)
+        else:
+            model = TorchModel(module, signature=opened.manifest.signature)
     with phases.timed("optimize"):
         from modelmill.serve.compiled.candidate import best
         from modelmill.serve.optimize.apply import optimize
         from modelmill.serve.warmup import zeros
 
-        # It measures, in this thread; all of the host's processors are not the pod's.
-        torch.set_num_threads(usable_cpus())
         example = tuple(model.tensors(zeros(model.signature, count=2)))
         served, shapes = best(opened, plain=module, served=optimize(module, example=example).module, example=example)
-        model = TorchModel(served, signature=model.signature, device=device, shapes=shapes)
+        if model.device.type == "cpu":
+            model = TorchModel(served, signature=model.signature, shapes=shapes)
     clients = opened.manifest.service
     if clients is None or recipe is None:
         return model

@@ -46,8 +46,13 @@ class TorchModel:
 
     def copy(self) -> "TorchModel":
         """For another thread: the weights are shared, what a forward pass keeps is not."""
-        module = clone(self._module) if isinstance(self._module, torch.nn.Module) else self._module
-        return TorchModel(module, signature=self.signature, device=str(self.device))
+        return TorchModel(self._cloned(), signature=self.signature, device=str(self.device))
+
+    def _cloned(self) -> Callable[..., Any]:
+        return clone(self._module) if isinstance(self._module, torch.nn.Module) else self._module
+
+    def prepare(self, max_rows: int) -> None:
+        """Before the first batch of up to so many rows: what warming up does not do by running it."""
 
     def try_out(self) -> None:
         """Warming up the module has done that."""
@@ -84,15 +89,17 @@ class TorchModel:
         return {tensor.name: value for tensor, value in zip(self.signature.outputs, many, strict=True)}
 
     def _array(self, value: Any, name: str, dtype: torch.dtype, count: int) -> Array:
-        if not isinstance(value, torch.Tensor):
-            raise WrongOutput(f"output {name!r}: expected a tensor, the module returned {type(value).__name__}")
-        if not value.ndim or value.size(0) != count:
-            raise WrongOutput(
-                f"output {name!r}: shape {list(value.shape)} for {count} rows; the first dimension must be the batch"
-            )
+        if not isinstance(value, torch.Tensor) or not value.ndim or value.size(0) != count:
+            raise wrong_output(name, value, count)
         # Most are right already: asking costs less than having nothing done.
         wanted = value
         if value.dtype is not dtype or not value.is_cpu or not value.is_contiguous():
             wanted = value.to(device="cpu", dtype=dtype).contiguous()
         array: Array = wanted.view(torch.uint16).numpy() if dtype is torch.bfloat16 else wanted.numpy()
         return array
+
+
+def wrong_output(name: str, value: object, count: int) -> WrongOutput:
+    if not isinstance(value, torch.Tensor):
+        return WrongOutput(f"output {name!r}: expected a tensor, the module returned {type(value).__name__}")
+    return WrongOutput(f"output {name!r}: shape {list(value.shape)} for {count} rows; the first dimension must be the batch")

@@ -13,9 +13,17 @@ log = logging.getLogger(__name__)
 
 
 class Runner:
-    def __init__(self, model: Callable[[Rows], Rows], *, signature: Signature) -> None:
+    def __init__(
+        self,
+        model: Callable[[Rows], Rows],
+        *,
+        signature: Signature,
+        together: Callable[[Sequence[Rows]], list[Rows]] | None = None,
+    ) -> None:
+        """`together`: where the model joins several requests' rows and parts their outputs better by itself."""
         self._model = model
         self._shapes = Shapes(signature)
+        self._run = together or self._joined
         self.most_rows: int | None = None
         """What memory sufficed for when it ran out once, in rows; None: it never did."""
         self.most_elements: int | None = None
@@ -39,7 +47,7 @@ class Runner:
         middle = len(many) // 2
         return self(many[:middle]) + self(many[middle:])
 
-    def _run(self, many: Sequence[Rows]) -> list[Rows]:
+    def _joined(self, many: Sequence[Rows]) -> list[Rows]:
         joined = self._shapes.join(many)
         return self._shapes.part(self._model(joined), many, joined=joined)
 

@@ -44,6 +44,7 @@ from modelmill.serve.tls import Certificate
 if TYPE_CHECKING:
     from modelmill.serve.model import TorchModel
     from modelmill.serve.processing import ProcessedModel
+    from modelmill.serve.runner import Runner
     from modelmill.serve.warmup import Warm
 
 CERTIFICATE_LOOK_SECONDS = 10.0
@@ -111,11 +112,8 @@ class Server:
     async def load(self) -> None:
         """Returns when requests are answered; raises what went wrong."""
         service, phases = self.service, Phases(self.metrics)
-        model, warm = await self._executor.call(lambda: self._loaded_and_warm(phases))
+        model, warm, run = await self._executor.call(lambda: self._loaded_and_warm(phases))
         import torch
-
-        from modelmill.serve.instances import Instances
-        from modelmill.serve.runner import Runner
 
         # torch keeps the number by thread, and short batches run in this one.
         torch.set_num_threads(1)
@@ -136,7 +134,7 @@ class Server:
         # A device computes while the thread waits: that is never work for the loop.
         placement = Placement(warm.seconds) if model.device.type == "cpu" else Placement(warm.seconds, limit_seconds=0)
         batcher = Batcher(
-            Runner(Instances(model, warm.instances), signature=model.signature),
+            run,
             executor=self._executor,
             policy=policy,
             timeout_seconds=service.timeout_seconds,
@@ -156,7 +154,7 @@ class Server:
         if service.channel:
             self._spawn(channel.watch(lambda: channel.current_version(service), tell=self._tell_channel))
 
-    def _loaded_and_warm(self, phases: Phases) -> "tuple[TorchModel | ProcessedModel, Warm]":
+    def _loaded_and_warm(self, phases: Phases) -> "tuple[TorchModel | ProcessedModel, Warm, Runner]":
         model = self._load(self.service, phases=phases, into=Path(self._scratch.name))
         with phases.timed("warm-up"):
             from modelmill.serve.warmup import warm_up
@@ -168,7 +166,20 @@ class Server:
                 instances=self.service.batcher.instances,
             )
             model.try_out()
-        return model, warm
+            return model, warm, self._runner(model, warm.instances)
+
+    def _runner(self, model: "TorchModel | ProcessedModel", instances: int) -> "Runner":
+        from modelmill.serve.gpu.model import GpuModel
+        from modelmill.serve.gpu.series import GraphSeries
+        from modelmill.serve.instances import Instances, copies
+        from modelmill.serve.runner import Runner
+
+        models = copies(model, instances)
+        if on_gpu := [one.module for one in models if isinstance(one.module, GpuModel)]:
+            GraphSeries(on_gpu, registry=self.metrics.registry)
+        # Where a recipe's own steps come first, they make one batch of all.
+        together = [one.together for one in models if isinstance(one, GpuModel)]
+        return Runner(Instances(models), signature=model.signature, together=Instances(together) if together else None)
 
     def _tell_channel(self, version: int | None) -> None:
         self._admin.channel_version = version

@@ -73,8 +73,8 @@ class Shapes:
         return Rows(arrays, sum(rows.count for rows in many), many[0].key, max(rows.length for rows in many))
 
     def part(self, outputs: Rows, many: Sequence[Rows], *, joined: Rows) -> list[Rows]:
-        """The outputs of each member of a batch, in their order."""
-        if len(many) == 1:
+        """The outputs of each member of a batch, in their order. `joined`: all of them, padded as they were run."""
+        if joined is many[0]:
             return [outputs]
         parts, start = [], 0
         for rows in many:
@@ -112,9 +112,14 @@ def padded(pieces: Sequence[Array], *, value: int) -> Array:
     """The pieces one below the other, each filled up with `value` at the end of its shorter dimensions."""
     inner = tuple(max(sizes) for sizes in zip(*(piece.shape[1:] for piece in pieces), strict=True))
     whole = np.full((sum(len(piece) for piece in pieces), *inner), value, dtype=pieces[0].dtype)
+    put(whole, pieces)
+    return whole
+
+
+def put(whole: Array, pieces: Sequence[Array]) -> None:
+    """Writes the pieces one below the other; what lies beyond a shorter one's dimensions stays."""
     start = 0
     for piece in pieces:
         corner = tuple(slice(size) for size in piece.shape[1:])
         whole[(slice(start, start + len(piece)), *corner)] = piece
         start += len(piece)
-    return whole

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from modelmill.datatypes import NUMPY
-from modelmill.serve.instances import Instances
+from modelmill.serve.instances import Instances, copies
 from modelmill.serve.model import TorchModel
 from modelmill.serve.optimize.saturation import saturating_rows
 from modelmill.serve.placement import LIMIT_SECONDS
@@ -55,6 +55,7 @@ def warm_up(model: TorchModel, *, max_rows: int, cpus: int, instances: int = 0) 
     """Call it in a thread of the executor: torch keeps the number of threads by thread. `instances`: 0 decides itself."""
     torch.set_num_threads(cpus)
     model(zeros(model.signature, count=1))
+    model.prepare(max_rows)
     for rows, length in model.shapes:
         model(zeros(model.signature, count=min(rows, max_rows), length=length))
     full = zeros(model.signature, count=max_rows)
@@ -97,7 +98,7 @@ def _choose_threads(model: TorchModel, rows: Rows, *, cpus: int, instances: int)
 
 def _seconds_apart(model: TorchModel, rows: Rows, *, instances: int) -> float:
     """Time by batches, when so many run at once with a thread each."""
-    run = Instances(model, instances)
+    run = Instances(copies(model, instances))
     end = time.perf_counter() + ENOUGH_SECONDS
 
     def repeat() -> int:

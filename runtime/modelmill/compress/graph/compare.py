@@ -24,10 +24,11 @@ def differing(module: nn.Module, plain: nn.Module, *, inputs: Inputs) -> str | N
     if [name for name, _ in ours] != [name for name, _ in expected]:
         return f"outputs {[name for name, _ in ours]} instead of {[name for name, _ in expected]}"
     pairs = ((name, a, b) for (name, a), (_, b) in zip(ours, expected, strict=True))
-    return next((f"output {name or 'of the model'}: {found}" for name, a, b in pairs if (found := _difference(a, b))), None)
+    return next((f"output {name or 'of the model'}: {found}" for name, a, b in pairs if (found := difference(a, b))), None)
 
 
-def _difference(ours: torch.Tensor, expected: torch.Tensor) -> str | None:
+def difference(ours: torch.Tensor, expected: torch.Tensor, *, tolerance: float = TOLERANCE) -> str | None:
+    """In words; None where they agree up to `tolerance`, of the largest value."""
     if ours.shape != expected.shape or ours.dtype != expected.dtype:
         return f"{ours.dtype} {list(ours.shape)} instead of {expected.dtype} {list(expected.shape)}"
     if not expected.is_floating_point():
@@ -38,7 +39,7 @@ def _difference(ours: torch.Tensor, expected: torch.Tensor) -> str | None:
         return "values differ where they are not finite"
     largest, off = _largest(expected[finite]), _largest((ours - expected)[finite])
     # Written so that a difference that is not a number is one.
-    agrees = off <= largest * max(TOLERANCE, torch.finfo(expected.dtype).eps)
+    agrees = off <= largest * max(tolerance, torch.finfo(expected.dtype).eps)
     return None if agrees else f"off by {off:.2g}, the largest value is {largest:.2g}"
 
 

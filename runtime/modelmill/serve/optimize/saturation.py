@@ -9,7 +9,7 @@ def saturating_rows(seconds_of: Callable[[int], float], *, most: int, rounds: in
     `seconds_of(rows)` runs one batch of so many rows and says how long it took. Each size runs `rounds` times and counts
     by its best, because the others tell about the neighbours; sizes take turns, so that a slow spell meets all of them.
     """
-    sizes = [*_powers_of_two(below=most), most]
+    sizes = [*powers_of_two(below=most), most]
     best = dict.fromkeys(sizes, float("inf"))
     for _ in range(rounds):
         for rows in sizes:
@@ -18,5 +18,5 @@ def saturating_rows(seconds_of: Callable[[int], float], *, most: int, rounds: in
     return next(rows for rows in sizes if throughput[rows] >= enough * max(throughput.values()))
 
 
-def _powers_of_two(*, below: int) -> list[int]:
+def powers_of_two(*, below: int) -> list[int]:
     return [1 << bit for bit in range(max(below - 1, 0).bit_length())]
