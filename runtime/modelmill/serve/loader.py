@@ -53,14 +53,14 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
             model: TorchModel = on_gpu(module, signature=opened.manifest.signature)
         else:
             model = TorchModel(module, signature=opened.manifest.signature)
-    with phases.timed("optimize"):
-        from modelmill.serve.compiled.candidate import best
-        from modelmill.serve.optimize.apply import optimize
-        from modelmill.serve.warmup import zeros
+    if model.device.type == "cpu":
+        with phases.timed("optimize"):
+            from modelmill.serve.compiled.candidate import best
+            from modelmill.serve.optimize.apply import optimize
+            from modelmill.serve.warmup import zeros
 
-        example = tuple(model.tensors(zeros(model.signature, count=2)))
-        served, shapes = best(opened, plain=module, served=optimize(module, example=example).module, example=example)
-        if model.device.type == "cpu":
+            example = tuple(model.tensors(zeros(model.signature, count=2)))
+            served, shapes = best(opened, plain=module, served=optimize(module, example=example).module, example=example)
             model = TorchModel(served, signature=model.signature, shapes=shapes)
     clients = opened.manifest.service
     if clients is None or recipe is None:
