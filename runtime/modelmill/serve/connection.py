@@ -19,6 +19,7 @@ import httptools
 
 from modelmill.serve import heads
 from modelmill.serve.body import DIRECT_BYTES, HEADER_LENGTH, aligned
+from modelmill.serve.chunked import Chunked
 from modelmill.serve.http import CLIENT_GONE, Bytes, Pending, Request, Response, error_response, path_of
 from modelmill.serve.port import PortConnection
 
@@ -49,9 +50,10 @@ class Connection(PortConnection):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._todo: deque[tuple[Request | Response, bool]] = deque()
-        self._pending: Pending | Slot | None = None
+        self._pending: Pending | Slot | Chunked | None = None
         self._keep_alive = True
         self._without_body = False
+        self._knows_chunks = True
         self._paused = False
         self._began: float | None = None
         self._received = 0
@@ -120,9 +122,13 @@ class Connection(PortConnection):
 
     def pause_writing(self) -> None:
         self._unread_since = self._loop.time()
+        if isinstance(self._pending, Chunked):
+            self._pending.pause()
 
     def resume_writing(self) -> None:
         self._unread_since = None
+        if isinstance(self._pending, Chunked):
+            self._pending.resume()
         self._work()
 
     # --- the parser's side
@@ -235,6 +241,7 @@ class Connection(PortConnection):
 
     def _complete(self, parser: httptools.HttpRequestParser) -> None:
         self._began, self._received = None, 0
+        self._knows_chunks = parser.get_http_version() != "1.0"
         path = path_of(self._url.decode("latin-1"))
         request = Request(parser.get_method().decode("latin-1"), path, self._headers, self._body)
         self._todo.append((request, parser.should_keep_alive()))
@@ -283,7 +290,10 @@ class Connection(PortConnection):
 
     def send_response(self, response: Response) -> None:
         self._pending = None
-        if not self.transport.is_closing():
+        if response.flow:
+            self._pending = Chunked(self, response, framed=self._knows_chunks)
+            self._pending.begin(close=not self._keep_alive or self._listener.draining)
+        elif not self.transport.is_closing():
             self._send(response)
             if self._todo or self._paused:
                 self._work()
@@ -309,6 +319,21 @@ class Connection(PortConnection):
         elif close:
             self._todo.clear()
             self.transport.close()
+
+    def flowed(self, *, close: bool) -> None:
+        """A body in pieces has ended."""
+        self._pending = None
+        self._active = self._loop.time()
+        if close or not self._keep_alive or self._listener.draining:
+            self._todo.clear()
+            self.transport.close()
+        elif self._todo or self._paused:
+            self._work()
+
+    def cut(self) -> None:
+        """A body in pieces will not be whole: the client sees that its end is missing."""
+        self._pending = None
+        self.transport.abort()
 
     def _linger(self) -> None:
         self._lingers_until = self._loop.time() + LINGER_SECONDS
