@@ -215,5 +215,6 @@ def _check_code(code: Code, paths: list[str]) -> None:
             raise ManifestError("code: a recipe needs an entrypoint")
     elif code.kind != HUGGINGFACE and (code.kind != PROGRAM or len(code.files) != 1):
         raise ManifestError(
-            f"code: {code.kind!r} with {len(code.files)} files is no recipe, no single exported program and no generative model"
+            f"code: {code.kind!r} with {len(code.files)} files is neither a recipe nor one exported program "
+            f"nor a generative model"
         )

@@ -31,6 +31,7 @@ def options() -> argparse.Namespace:
     serve.add_argument("--served-model-name", required=True)
     serve.add_argument("--uds", required=True)
     serve.add_argument("--load-format", required=True, choices=["safetensors"])
+    serve.add_argument("--allowed-media-domains", required=True, nargs="+")
     serve.add_argument("--max-num-seqs", type=int)
     serve.add_argument("--max-model-len", type=int)
     return parser.parse_args()

@@ -112,7 +112,7 @@ def test_vllm_is_started_with_the_model_alone_and_without_secrets(llama: dict[st
     assert {"AWS_SECRET_ACCESS_KEY", "VLLM_API_KEY", command.ARGUMENTS}.isdisjoint(told["environment"])
     assert (told["environment"]["VLLM_NO_USAGE_STATS"], told["environment"]["HF_HUB_OFFLINE"]) == ("1", "1")
     arguments = " ".join(told["argv"])
-    assert "--max-num-seqs 7 --max-model-len 64" in arguments
+    assert "--max-num-seqs 7 --allowed-media-domains none.invalid --max-model-len 64" in arguments
     assert "--served-model-name m" in arguments
     assert "remote-code" not in arguments
 
@@ -187,6 +187,15 @@ def test_a_client_that_goes_away_ends_its_generation(llama: dict[str, Any], stre
         connection.close()
         assert eventually(lambda: (in_flight(server), running_in_vllm(server)) == (0, 0))
         assert eventually(lambda: server.requests_by_code() == {"499": 1})
+
+
+def test_a_stream_of_http_2_that_is_given_up_ends_its_generation(llama: dict[str, Any]) -> None:
+    with pod(**llama) as server:
+        body = json.dumps({"model": "m", "prompt": "a", "max_tokens": fake_vllm.FOR_EVER, "stream": True})
+        with curl_stream(server, body, "2") as lines:
+            assert next(lines) == "data: a0 \n"
+        assert eventually(lambda: (in_flight(server), running_in_vllm(server)) == (0, 0))
+        assert server.requests_by_code() == {"499": 1}
 
 
 def test_a_client_that_does_not_read_stops_the_generation_until_it_does(llama: dict[str, Any]) -> None:
@@ -315,8 +324,9 @@ def test_a_vllm_that_does_not_start_fails_the_pod_with_its_last_words(
 
 def test_the_cause_comes_before_what_follows_from_it() -> None:
     traceback = ["  at x"] * 300
-    lines = ["INFO starting", "ERROR ValueError: no memory", *traceback, "RuntimeError: see above", "ValueError: no memory"]
-    assert last_words(lines) == "ValueError: no memory\nRuntimeError: see above\n  at x"
+    warning = "(Server) WARNING 01-01 this may lead to `OSError: too many files`"
+    lines = [warning, "(Core) ERROR ValueError: no memory", *traceback, "a.v1.DeadError: see above", "ValueError: no memory"]
+    assert last_words(lines) == "ValueError: no memory\na.v1.DeadError: see above\n  at x"
     assert last_words(["killed"]) == "killed"
     assert last_words([]) == "none"
     assert len(last_words([f"ValueError: {'x' * 9000}"])) == 1500

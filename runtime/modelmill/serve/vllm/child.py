@@ -22,7 +22,8 @@ MAX_WORDS = 1500
 """Characters, so that they fit into a termination message."""
 MAX_LINE_BYTES = 1 << 20
 STOP_SECONDS = 10.0
-_ERROR = re.compile(r"\b[A-Za-z_.]*(?:Error|Exception|Interrupt)\b: \S.*")
+_ERROR = re.compile(r"[\w.]*(?:Error|Exception): \S.*")
+_NO_ERROR = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -98,7 +99,7 @@ class Child:
 
 def last_words(lines: Sequence[str]) -> str:
     """The errors that the lines tell of, each once, and the last lines: the cause is told first, the rest follows from it."""
-    errors = dict.fromkeys(match[0] for line in lines if (match := _ERROR.search(line)))
+    errors = dict.fromkeys(match[0] for line in lines if not _NO_ERROR.search(line) and (match := _ERROR.search(line)))
     causes = [*errors][-MOST_ERRORS:]
     words = [*causes, *(line for line in lines[-LAST_LINES:] if line and not any(cause in line for cause in causes))]
     return "\n".join(words)[:MAX_WORDS] or "none"

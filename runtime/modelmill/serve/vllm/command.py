@@ -21,6 +21,8 @@ SETTINGS = {
     "TRANSFORMERS_OFFLINE": "1",
     "PYTHONUNBUFFERED": "1",
 }
+NO_HOST = "none.invalid"
+"""The one whose pictures are fetched for requests: it cannot exist. A client must not have the pod read from the cluster."""
 KEPT_FROM_IT = ("AWS_", "MODELMILL_", "VLLM_API_KEY")
 """Beginnings of names that vLLM has no use for: the registry's credentials, and a key where ours are asked for already."""
 
@@ -49,14 +51,15 @@ def program(service: ServiceFile, *, path: str) -> str:
 
 
 def arguments(service: ServiceFile, folder: Path, *, socket: Path, further: str) -> list[str]:
-    """Of `vllm serve`. The user's come first: of an option that is given twice, the last one counts."""
+    """Of `vllm serve`: what the user may change, what the user gives, and what must hold. The last one of an option counts."""
     try:
         own = shlex.split(further)
     except ValueError as error:
         raise BadArguments(f"{ARGUMENTS} is {further!r}: {error}; write it as in a shell") from error
     limit = ["--max-num-seqs", str(service.container_concurrency)] if service.container_concurrency else []
+    media = ["--allowed-media-domains", NO_HOST]
     fixed = ["--served-model-name", service.model, "--uds", str(socket), "--load-format", "safetensors"]
-    return ["serve", str(folder), *limit, *own, *fixed]
+    return ["serve", str(folder), *limit, *media, *own, *fixed]
 
 
 def environment(own: Mapping[str, str], *, home: Path) -> dict[str, str]:
