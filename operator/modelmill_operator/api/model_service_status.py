@@ -18,6 +18,8 @@ class Resolved(Observed, frozen=True, kw_only=True):
     """Digest of the version's manifest (sha256:...)."""
     variant: Annotated[str, Meta(max_length=63)]
     """Variant that spec.variant chose."""
+    engine: Annotated[str, Meta(max_length=63)] | None = None
+    """What serves the version instead of Modelmill's own server: vllm for a generative model."""
     hash: Annotated[str, Meta(max_length=64)]
     """Hash of the fields of the spec that this answer depends on: another hash means it must be asked again."""
     time: Time | None = None

@@ -150,6 +150,7 @@ def _service_file(service: ModelService, resolved: Resolved, mounts: Mounts, *, 
         digest=resolved.digest,
         variant=resolved.variant,
         registry=registry.mount(spec.registry, mounts, settings=settings, read_only=True),
+        engine=resolved.engine,
         channel=spec.model.channel,
         batcher=servicefile.Batcher(
             max_batch_size=spec.batcher.max_batch_size,

@@ -88,9 +88,17 @@ def _ask(view: View, name: str, question: str) -> Resolved | None:
 
 
 def _answered(view: View, answer: result.Resolved, question: str) -> Resolved:
-    resolved = Resolved(version=answer.version, digest=answer.digest, variant=answer.variant, hash=question, time=view.draft.now)
+    resolved = Resolved(
+        version=answer.version,
+        digest=answer.digest,
+        variant=answer.variant,
+        engine=answer.engine,
+        hash=question,
+        time=view.draft.now,
+    )
     view.draft.set(resolved=msgspec.to_builtins(resolved), resolveFailures=None, retryTime=None)
-    told = f"version {resolved.version}, variant {resolved.variant}, {resolved.digest[:19]}"
+    served_by = f", served by {resolved.engine}" if resolved.engine else ""
+    told = f"version {resolved.version}, variant {resolved.variant}, {resolved.digest[:19]}{served_by}"
     view.draft.condition("Resolved", True, reason="Resolved", message=told)
     view.emit("Resolved", told)
     return resolved

@@ -22,6 +22,12 @@ class VariantNotFound(RegistryError):
     reason = "VariantNotFound"
 
 
+class GenerativeModel(RegistryError):
+    """What was asked is possible only for a model whose module is built here."""
+
+    reason = "GenerativeModel"
+
+
 class ChannelEmpty(RegistryError):
     reason = "ChannelEmpty"
 

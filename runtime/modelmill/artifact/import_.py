@@ -1,22 +1,25 @@
-"""Publishes a model that was not trained here: weights with the recipe that rebuilds the module, or an exported program.
+"""Publishes a model that was not trained here: weights with the recipe that rebuilds the module, an exported program, or
+the folder of a generative model.
 
-The weights are loaded into the module once, before anything is published, and written anew in the order and alignment
-that serving likes. Nothing was measured, so gates that compare with such a version have no figures to compare with.
+A generative model is published as it is. Other weights are loaded into the module once, before anything is published, and
+written anew in the order and alignment that serving likes. Nothing was measured, so gates that compare with such a version
+have no figures to compare with.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelmill import storage
-from modelmill.artifact import program
+from modelmill.artifact import generative, huggingface, program
 from modelmill.artifact.code import FOLDER
 from modelmill.artifact.errors import NotPublishable
 from modelmill.artifact.manifest import PROGRAM, RECIPE, Code, File, Lineage, Manifest, Variant
 from modelmill.artifact.publish import this_release, upload_code, upload_file
-from modelmill.artifact.registry import Committed, Registry
+from modelmill.artifact.registry import Claim, Committed, Registry
 from modelmill.artifact.select import DENSE
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ _PROGRAM_PATH = f"{FOLDER}/program.pt2"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Either a recipe's folder and weights, or a program."""
+    """A recipe's folder and weights, or a program, or a generative model's folder."""
 
     weights: Path | None = None
     """A safetensors file, or a folder with one and a config.json that says how it is quantized."""
@@ -38,17 +41,43 @@ class Source:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     program: Path | None = None
     """A .pt2 file."""
+    generative: Path | None = None
+    """A folder of a causal language model in Hugging Face's form."""
 
 
 def import_model(registry: Registry, model: str, *, source: Source, channel: str | None) -> Committed:
     """Publishes the source as the model's next version, and points the channel to it."""
-    with tempfile.TemporaryDirectory() as scratch:
-        weights = Path(scratch, f"{DENSE}.safetensors")
-        signature, service = _prepare(source, weights)
-        committed = _publish(registry, model, source=source, weights=weights, signature=signature, service=service)
+    if source.generative is not None:
+        committed = _publish_generative(registry, model, source)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            weights = Path(scratch, f"{DENSE}.safetensors")
+            signature, service = _prepare(source, weights)
+            committed = _publish(registry, model, source=source, weights=weights, signature=signature, service=service)
     if channel is not None:
         registry.promote(model, channel, committed.pointer)
     return committed
+
+
+def _publish_generative(registry: Registry, model: str, source: Source) -> Committed:
+    assert source.generative is not None
+    if source.weights or source.recipe or source.entrypoint or source.program or source.hyperparameters:
+        raise NotPublishable("a generative model is its folder alone: give no weights, recipe, hyperparameters or program")
+    folder = huggingface.read(source.generative)
+    with _claimed(registry, model) as claim:
+        return registry.commit(claim, generative.upload(registry, claim, model, folder))
+
+
+@contextmanager
+def _claimed(registry: Registry, model: str) -> Iterator[Claim]:
+    """A number; what was stored under it goes when no version came of it."""
+    claim = registry.claim(model)
+    try:
+        yield claim
+    except BaseException:
+        if not storage.exists(registry.manifest_url(model, claim.version)):
+            storage.remove_tree(registry.version_url(model, claim.version))
+        raise
 
 
 def _prepare(source: Source, weights: Path) -> "tuple[Signature, Signature | None]":
@@ -61,7 +90,9 @@ def _prepare(source: Source, weights: Path) -> "tuple[Signature, Signature | Non
         _write(module, None, weights)
         return program.signature(loaded), None
     if not (source.weights and source.recipe and source.entrypoint):
-        raise NotPublishable("give weights, a recipe's folder and its entrypoint (module:Class), or one exported program")
+        raise NotPublishable(
+            "give weights, a recipe's folder and its entrypoint (module:Class), or one exported program, or a generative model"
+        )
     if not source.weights.exists():
         raise NotPublishable(f"weights {source.weights}: there is no such file or folder")
     from modelmill.recipe.check import check_datatypes
@@ -101,9 +132,8 @@ def _write(module: "nn.Module", source: Path | None, target: Path) -> None:
 def _publish(
     registry: Registry, model: str, *, source: Source, weights: Path, signature: "Signature", service: "Signature | None"
 ) -> Committed:
-    claim = registry.claim(model)
-    target = registry.version_url(model, claim.version)
-    try:
+    with _claimed(registry, model) as claim:
+        target = registry.version_url(model, claim.version)
         code, files = _upload_code(source, target)
         file = upload_file(weights, target, path=weights.name)
         return registry.commit(
@@ -121,10 +151,6 @@ def _publish(
                 files=(*files, file),
             ),
         )
-    except BaseException:
-        if not storage.exists(registry.manifest_url(model, claim.version)):
-            storage.remove_tree(target)
-        raise
 
 
 def _upload_code(source: Source, target: str) -> tuple[Code, list[File]]:

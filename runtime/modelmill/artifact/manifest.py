@@ -15,6 +15,7 @@ from typing import Any
 from modelmill.artifact.compiled import Compiled
 from modelmill.artifact.errors import DigestMismatch, ManifestError
 from modelmill.contract import codec
+from modelmill.contract.servicefile import VLLM
 from modelmill.contract.steps import Step
 from modelmill.signature import Signature
 
@@ -23,6 +24,7 @@ NAME = "manifest.json"
 CLAIM = "claim"
 RECIPE = "recipe"
 PROGRAM = "program"
+HUGGINGFACE = "huggingface"
 MAX_BYTES = 64 << 20
 """Of manifest.json; its chunk digests then cover some terabytes of weights."""
 MAX_FILE_BYTES = 1 << 44
@@ -49,6 +51,9 @@ class Variant:
     name: str
     file: str
     bytes: int
+    """Of all its files."""
+    more_files: tuple[str, ...] = ()
+    """The rest of the weights, where they are in several files: those of a generative model."""
     steps: tuple[Step, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     """Measured on held-out data; empty for an imported model."""
@@ -61,10 +66,10 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """What rebuilds the module: a recipe's sources, or one exported program."""
+    """What rebuilds the module: a recipe's sources, or one exported program. Of a generative model: all but its weights."""
 
     kind: str
-    """recipe | program"""
+    """recipe | program | huggingface: config.json, tokenizer and the like, without any code"""
     files: tuple[str, ...]
     entrypoint: str | None = None
     """`module:Class` of a recipe."""
@@ -93,7 +98,7 @@ class Manifest:
     """RFC 3339, UTC"""
     lineage: Lineage
     signature: Signature
-    """The module's."""
+    """The module's; empty for a generative model, which speaks OpenAI's protocol."""
     code: Code
     variants: tuple[Variant, ...]
     files: tuple[File, ...]
@@ -101,6 +106,11 @@ class Manifest:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     service: Signature | None = None
     """What clients see, where the recipe's own steps before or after the module run in the server."""
+
+    @property
+    def engine(self) -> str | None:
+        """What serves the version instead of this runtime: vLLM, if the model is generative."""
+        return VLLM if self.code.kind == HUGGINGFACE else None
 
     def variant(self, name: str) -> Variant | None:
         return next((variant for variant in self.variants if variant.name == name), None)
@@ -158,12 +168,13 @@ def check(manifest: Manifest) -> None:
     for variant in manifest.variants:
         if not _VARIANT.fullmatch(variant.name):
             raise ManifestError(f"variants: {variant.name!r} is not a name of letters, digits, '.', '_' and '-'")
-        if variant.file not in paths:
-            raise ManifestError(f"variant {variant.name}: file {variant.file!r} is not listed in files")
+        for path in (variant.file, *variant.more_files):
+            if path not in paths:
+                raise ManifestError(f"variant {variant.name}: file {path!r} is not listed in files")
         for compiled in variant.compiled:
             if compiled.file not in paths:
                 raise ManifestError(f"variant {variant.name}: compiled {compiled.file!r} is not listed in files")
-        if variant.bytes != manifest.file(variant.file).bytes:
+        if variant.bytes != sum(manifest.file(path).bytes for path in (variant.file, *variant.more_files)):
             raise ManifestError(f"variant {variant.name}: {variant.bytes} bytes, but its file has another size")
 
 
@@ -202,5 +213,8 @@ def _check_code(code: Code, paths: list[str]) -> None:
     if code.kind == RECIPE:
         if not code.entrypoint:
             raise ManifestError("code: a recipe needs an entrypoint")
-    elif code.kind != PROGRAM or len(code.files) != 1:
-        raise ManifestError(f"code: {code.kind!r} with {len(code.files)} files is neither a recipe nor one exported program")
+    elif code.kind != HUGGINGFACE and (code.kind != PROGRAM or len(code.files) != 1):
+        raise ManifestError(
+            f"code: {code.kind!r} with {len(code.files)} files is neither a recipe nor one exported program "
+            f"nor a generative model"
+        )

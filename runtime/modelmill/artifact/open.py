@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from modelmill import storage
 from modelmill.artifact import code, digests
-from modelmill.artifact.errors import DigestMismatch, VariantNotFound
+from modelmill.artifact.errors import DigestMismatch, GenerativeModel, VariantNotFound
 from modelmill.artifact.manifest import File, Manifest, Variant
 from modelmill.artifact.registry import Registry
 
@@ -39,7 +39,7 @@ class OpenedVersion:
     def fetch(self, path: str) -> Path:
         """A copy, in `folder`, of another of the version's files."""
         target = self.folder / path
-        _copy(storage.join(self.url, path), self.manifest.file(path), target=target)
+        copy_checked(storage.join(self.url, path), self.manifest.file(path), target=target)
         return target
 
 
@@ -49,28 +49,33 @@ def open_version(
     """Brings a version into the folder `into`; `digest` is that of the manifest, from somebody the caller trusts."""
     store = Registry(url=registry, namespace=namespace)
     manifest = store.read_manifest(model, version, digest=digest).manifest
+    if manifest.engine:
+        raise GenerativeModel(
+            f"version {version} of model {model!r} is generative: {manifest.engine} serves it, there is no module here to load, "
+            f"measure, compile or export"
+        )
     chosen = manifest.variant(variant)
     if chosen is None:
         names = ", ".join(v.name for v in manifest.variants)
         raise VariantNotFound(f"version {version} of model {model!r} has no variant {variant!r}; it has {names}")
     url = store.version_url(model, version)
     for path in manifest.code.files:
-        _copy(storage.join(url, path), manifest.file(path), target=into / path)
-    weights = _in_place_or_copied(storage.join(url, chosen.file), manifest.file(chosen.file), target=into / chosen.file)
+        copy_checked(storage.join(url, path), manifest.file(path), target=into / path)
+    weights = in_place_or_copied(storage.join(url, chosen.file), manifest.file(chosen.file), target=into / chosen.file)
     return OpenedVersion(manifest=manifest, variant=chosen, folder=into, weights=weights, url=url)
 
 
-def _in_place_or_copied(url: str, file: File, *, target: Path) -> Path:
+def in_place_or_copied(url: str, file: File, *, target: Path) -> Path:
     local = storage.local_path(url)
     if local is None:
-        _copy(url, file, target=target)
+        copy_checked(url, file, target=target)
         return target
     with storage.open_read(url) as stream:
         digests.verify_open(stream.fileno(), file, where=url)
     return local
 
 
-def _copy(url: str, file: File, *, target: Path) -> None:
+def copy_checked(url: str, file: File, *, target: Path) -> None:
     size = storage.size(url)
     if size != file.bytes:  # before a byte is fetched: a grown file must not fill this machine's disk
         raise DigestMismatch(f"{url}: it has {size} bytes, {file.bytes} were published; restore the file or publish anew")

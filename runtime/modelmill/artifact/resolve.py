@@ -3,6 +3,7 @@
 The operator stamps the outcome into the pods that serve: they never resolve anything themselves.
 """
 
+from modelmill.artifact import generative
 from modelmill.artifact.errors import RegistryError
 from modelmill.artifact.registry import Committed, Registry
 from modelmill.artifact.select import choose
@@ -22,8 +23,15 @@ def run(job: JobFile) -> StageResult:
 
 def resolve(registry: Registry, *, model: str, wish: Resolve) -> Resolved:
     committed = _version(registry, model=model, wish=wish)
-    variant = choose(committed.manifest.variants, wish.selection)
-    return Resolved(version=committed.manifest.version, digest=committed.digest, variant=variant.name, file_bytes=variant.bytes)
+    manifest = committed.manifest
+    variant = generative.choose(manifest, wish.selection) if manifest.engine else choose(manifest.variants, wish.selection)
+    return Resolved(
+        version=manifest.version,
+        digest=committed.digest,
+        variant=variant.name,
+        file_bytes=variant.bytes,
+        engine=manifest.engine,
+    )
 
 
 def _version(registry: Registry, *, model: str, wish: Resolve) -> Committed:

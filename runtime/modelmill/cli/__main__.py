@@ -126,18 +126,27 @@ def import_(
     entrypoint: Annotated[str | None, typer.Option(help="The recipe in that folder, written module:Class.")] = None,
     hyperparameters: Annotated[str, typer.Option(help="JSON object that the recipe is constructed with.")] = "{}",
     program: Annotated[Path | None, typer.Option(help="A .pt2 file, instead of weights and recipe.")] = None,
+    generative: Annotated[
+        Path | None, typer.Option(help="A causal language model's folder from Hugging Face, for services that run vLLM.")
+    ] = None,
     channel: Annotated[str | None, typer.Option("--channel", "-c", help="Channel to point to the new version.")] = None,
     namespace: Namespace = "default",
 ) -> None:
     """Publish a model that was not trained here.
 
     Give either --weights, --recipe and --entrypoint, or --program with what torch.export.save wrote. Its code runs in
-    this process, and wherever the model is served: import only what you trust.
+    this process, and wherever the model is served: import only what you trust. Or give --generative alone: a folder with
+    config.json, tokenizer and safetensors, which must not bring code.
     """
     from modelmill.artifact.import_ import Source, import_model
 
     source = Source(
-        weights=weights, recipe=recipe, entrypoint=entrypoint, hyperparameters=_object(hyperparameters), program=program
+        weights=weights,
+        recipe=recipe,
+        entrypoint=entrypoint,
+        hyperparameters=_object(hyperparameters),
+        program=program,
+        generative=generative,
     )
     committed = import_model(registry_at(registry, namespace), model, source=source, channel=channel)
     version = committed.manifest.version

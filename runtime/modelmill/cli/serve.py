@@ -116,8 +116,9 @@ def _serve(file: "ServiceFile") -> int:
     from modelmill.serve.__main__ import serve as serve_until_stopped
 
     logs.configure()
+    path = "/v1/chat/completions" if file.engine else f"/v2/models/{file.model}"
     typer.echo(
-        f"{file.model} version {file.version} ({file.variant}): http://localhost:{file.port}/v2/models/{file.model}, "
+        f"{file.model} version {file.version} ({file.variant}): http://localhost:{file.port}{path}, "
         f"metrics on port {file.admin_port}; Ctrl-C stops",
         err=True,
     )

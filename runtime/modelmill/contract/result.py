@@ -55,6 +55,8 @@ class Resolved:
     """sha256:<hex> of manifest.json"""
     variant: str
     file_bytes: int = 0
+    engine: str | None = None
+    """vllm for a generative model; None: the runtime itself serves it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from modelmill.contract import CONTRACT_VERSION, names
 
+VLLM = "vllm"
+"""The engine of generative models."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batcher:
@@ -34,6 +37,8 @@ class ServiceFile:
     """sha256:<hex> of manifest.json"""
     variant: str
     registry: str
+    engine: str | None = None
+    """vllm for a generative model; None: the runtime itself serves it."""
     contract: int = CONTRACT_VERSION
     channel: str | None = None
     """Watched only to tell the operator that it moved (`/load`), never to load from."""

@@ -12,12 +12,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import uvloop
 
 from modelmill import failures
 from modelmill.contract import codec, names, result
-from modelmill.contract.servicefile import ServiceFile
+from modelmill.contract.servicefile import VLLM, ServiceFile
 from modelmill.observe import logs
 from modelmill.serve import loader
 from modelmill.serve.drain import PROPAGATION_SECONDS
@@ -41,7 +42,7 @@ async def serve(service: ServiceFile, *, hosts: Sequence[str] = (), propagation_
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = Server(service, load=loader.load)
+    server = _server(service)
     try:
         await server.start(hosts)
         await _until_stopped(server, stop, propagation_seconds=propagation_seconds)
@@ -49,7 +50,36 @@ async def serve(service: ServiceFile, *, hosts: Sequence[str] = (), propagation_
         await server.close()
 
 
-async def _until_stopped(server: Server, stop: asyncio.Event, *, propagation_seconds: float) -> None:
+def _server(service: ServiceFile) -> "Served":
+    if service.engine is None:
+        return Server(service, load=loader.load)
+    if service.engine != VLLM:
+        raise codec.ContractError(f"engine: {service.engine!r} is not {VLLM!r}: use a newer runtime image")
+    from modelmill.serve.vllm.server import VllmServer
+
+    return VllmServer(service)
+
+
+class Served(Protocol):
+    """What this process runs, whoever computes the answers."""
+
+    service: ServiceFile
+    port: int
+
+    async def start(self, hosts: Sequence[str] = ()) -> None: ...
+
+    async def load(self) -> None:
+        """Returns when requests are answered; raises what went wrong."""
+
+    async def failed(self) -> Exception:
+        """Waits until nothing can be served any more."""
+
+    async def drain(self, *, propagation_seconds: float) -> int: ...
+
+    async def close(self) -> None: ...
+
+
+async def _until_stopped(server: Served, stop: asyncio.Event, *, propagation_seconds: float) -> None:
     loop, service = asyncio.get_running_loop(), server.service
     stopping = loop.create_task(stop.wait())
     loading = loop.create_task(server.load())
@@ -60,7 +90,11 @@ async def _until_stopped(server: Server, stop: asyncio.Event, *, propagation_sec
         gc.collect()
         gc.freeze()
         log.info("%s version %d (%s) is ready on port %d", service.model, service.version, service.variant, server.port)
-        await stopping
+        failing = loop.create_task(server.failed())
+        await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            raise failing.result()
+        failing.cancel()
         left = await server.drain(propagation_seconds=propagation_seconds)
         log.info("drained, %d requests left", left)
 

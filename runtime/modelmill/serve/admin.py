@@ -1,16 +1,15 @@
 """The admin port, for kubelet, operator and Prometheus: plain HTTP, no key, closed to others by NetworkPolicy.
 
-`/livez` fails when an execution hangs or its thread died: only a restart helps. `/readyz` is true between warm-up and
+`/livez` fails when only a restart helps: an execution hangs or its thread died. `/readyz` is true between warm-up and
 drain. `/load` is what the autoscaler reads: the concurrency's integral and the uptime, to be compared between readings.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from modelmill.observe.concurrency import Concurrency
 from modelmill.observe.metrics import Metrics
 from modelmill.serve.errors import NotReady
-from modelmill.serve.executor import Executor
 from modelmill.serve.http import Request, Response, json_response
 from modelmill.serve.inference import Inference, Phase
 from modelmill.serve.router import Route
@@ -21,16 +20,15 @@ class Admin:
         self,
         inference: Inference,
         *,
-        executor: Executor,
         concurrency: Concurrency,
         metrics: Metrics,
-        hang_seconds: float,
+        live: Callable[[], None],
     ) -> None:
+        """`live` raises when only a restart helps."""
         self._inference = inference
-        self._executor = executor
+        self._live = live
         self._concurrency = concurrency
         self._metrics = metrics
-        self._hang_seconds = hang_seconds
         self._started = time.monotonic()
         self.channel_version: int | None = None
 
@@ -44,12 +42,7 @@ class Admin:
         return Response(body=(self._metrics.text(),), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     def livez(self, request: Request, values: Mapping[str, str]) -> Response:
-        if not self._executor.alive:
-            raise NotReady("a thread of the executor has died")
-        # Loading and warm-up may take their time: the startup probe bounds them.
-        busy = self._executor.busy_seconds()
-        if self._inference.loaded and busy > self._hang_seconds:
-            raise NotReady(f"an execution has been running for {busy:.1f} s, more than {self._hang_seconds:g} s")
+        self._live()
         return json_response({"live": True})
 
     def readyz(self, request: Request, values: Mapping[str, str]) -> Response:

@@ -19,6 +19,7 @@ import httptools
 
 from modelmill.serve import heads
 from modelmill.serve.body import DIRECT_BYTES, HEADER_LENGTH, aligned
+from modelmill.serve.chunked import Chunked
 from modelmill.serve.http import CLIENT_GONE, Bytes, Pending, Request, Response, error_response, path_of
 from modelmill.serve.port import PortConnection
 
@@ -49,9 +50,11 @@ class Connection(PortConnection):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._todo: deque[tuple[Request | Response, bool]] = deque()
-        self._pending: Pending | Slot | None = None
+        self._pending: Pending | Slot | Chunked | None = None
         self._keep_alive = True
         self._without_body = False
+        self._knows_chunks = True
+        """The client speaks HTTP/1.1, as those of known heads do."""
         self._paused = False
         self._began: float | None = None
         self._received = 0
@@ -120,9 +123,13 @@ class Connection(PortConnection):
 
     def pause_writing(self) -> None:
         self._unread_since = self._loop.time()
+        if isinstance(self._pending, Chunked):
+            self._pending.pause()
 
     def resume_writing(self) -> None:
         self._unread_since = None
+        if isinstance(self._pending, Chunked):
+            self._pending.resume()
         self._work()
 
     # --- the parser's side
@@ -131,6 +138,7 @@ class Connection(PortConnection):
         """Between two messages, where most begin and end."""
         known = self._listener.heads.find(data)
         if known:
+            self._knows_chunks = True
             self._todo.append(known)
         else:
             before = len(self._todo)
@@ -138,7 +146,8 @@ class Connection(PortConnection):
             if len(self._todo) != before + 1 or self._began is not None or self._refused:
                 return
             known = cast(tuple[Request, bool], self._todo[-1])
-            self._listener.heads.learn(data, known[0], keep_alive=known[1])
+            if self._knows_chunks:
+                self._listener.heads.learn(data, known[0], keep_alive=known[1])
         if self._listener.fast and known[1]:
             self._listener.fast.learn(data, known[0])
 
@@ -235,6 +244,7 @@ class Connection(PortConnection):
 
     def _complete(self, parser: httptools.HttpRequestParser) -> None:
         self._began, self._received = None, 0
+        self._knows_chunks = parser.get_http_version() != "1.0"
         path = path_of(self._url.decode("latin-1"))
         request = Request(parser.get_method().decode("latin-1"), path, self._headers, self._body)
         self._todo.append((request, parser.should_keep_alive()))
@@ -283,7 +293,10 @@ class Connection(PortConnection):
 
     def send_response(self, response: Response) -> None:
         self._pending = None
-        if not self.transport.is_closing():
+        if response.flow:
+            self._pending = Chunked(self, response, framed=self._knows_chunks)
+            self._pending.begin(close=not self._keep_alive or self._listener.draining)
+        elif not self.transport.is_closing():
             self._send(response)
             if self._todo or self._paused:
                 self._work()
@@ -309,6 +322,21 @@ class Connection(PortConnection):
         elif close:
             self._todo.clear()
             self.transport.close()
+
+    def flowed(self, *, close: bool) -> None:
+        """A body in pieces has ended."""
+        self._pending = None
+        self._active = self._loop.time()
+        if close or not self._keep_alive or self._listener.draining:
+            self._todo.clear()
+            self.transport.close()
+        elif self._todo or self._paused:
+            self._work()
+
+    def cut(self) -> None:
+        """A body in pieces will not be whole: the client sees that its end is missing."""
+        self._pending = None
+        self.transport.abort()
 
     def _linger(self) -> None:
         self._lingers_until = self._loop.time() + LINGER_SECONDS

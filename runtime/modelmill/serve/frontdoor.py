@@ -21,7 +21,8 @@ from modelmill.serve.auth import ApiKeys
 from modelmill.serve.errors import MethodNotAllowed, Refusal, Unauthorized, UnsupportedEncoding
 from modelmill.serve.http import CLIENT_GONE, Handler, Pending, Request, Response, error_response, json_response
 from modelmill.serve.inference import Ask, Inference
-from modelmill.serve.router import OPENAI, Route, Router
+from modelmill.serve.later import Later
+from modelmill.serve.router import OPENAI, Route, Router, Work
 from modelmill.serve.rows import Rows
 
 T = TypeVar("T")
@@ -65,9 +66,16 @@ class FrontDoor:
             answer = route.endpoint(request, values)
             if isinstance(answer, Ask):
                 return Exchange(self, request, answer, protocol=protocol, began=began)
+            if not isinstance(answer, Response):
+                return self.begin(request, answer, protocol=protocol, began=began)
         except Exception as error:
             answer = refused(error, protocol)
         return self.finished(request, answer, protocol=protocol, began=began)
+
+    def begin(self, request: Request, work: Ask | Work, *, protocol: str, began: float) -> Pending:
+        if isinstance(work, Ask):
+            return Exchange(self, request, work, protocol=protocol, began=began)
+        return work.begin(self, request, protocol=protocol, began=began)
 
     def finished(self, request: Request, answer: Response, *, protocol: str, began: float) -> Response:
         """An answer that did not need the model, as it is sent; such answers are small enough to be compressed here."""
@@ -82,13 +90,18 @@ class FrontDoor:
         return future
 
     def count(self, request: Request, response: Response, *, protocol: str, began: float) -> None:
-        self._account(request.method, request.path, response, protocol=protocol, began=began, received=len(request.body))
+        status, sent = response.status, response.length
+        self._account(request.method, request.path, status, protocol=protocol, began=began, received=len(request.body), sent=sent)
 
-    def _account(self, method: str, path: str, response: Response, *, protocol: str, began: float, received: int) -> None:
-        seconds, sent = time.perf_counter() - began, response.length
-        self._metrics.answered(protocol, response.status, seconds, received, sent)
-        if self._access.due(response.status, began):
-            self._access.write(method, path, response.status, seconds=seconds, received=received, sent=sent)
+    def count_bytes(self, request: Request, status: int, sent: int, *, protocol: str, began: float) -> None:
+        received = len(request.body)
+        self._account(request.method, request.path, status, protocol=protocol, began=began, received=received, sent=sent)
+
+    def _account(self, method: str, path: str, status: int, *, protocol: str, began: float, received: int, sent: int) -> None:
+        seconds = time.perf_counter() - began
+        self._metrics.answered(protocol, status, seconds, received, sent)
+        if self._access.due(status, began):
+            self._access.write(method, path, status, seconds=seconds, received=received, sent=sent)
 
     # --- for the fast path, whose requests do not pass here
 
@@ -111,8 +124,11 @@ class FrontDoor:
 
     def refuse(self, error: Exception, *, protocol: str, path: str, began: float, received: int) -> Response:
         response = refused(error, protocol)
-        self._account("POST", path, response, protocol=protocol, began=began, received=received)
+        self._account("POST", path, response.status, protocol=protocol, began=began, received=received, sent=response.length)
         return response
+
+    def expired(self) -> None:
+        self._metrics.expired.inc()
 
     # --- for the listener
 
@@ -187,7 +203,7 @@ class Unpacking:
         self._values = values
         self._began = began
         self._gone = False
-        self._exchange: Exchange | None = None
+        self._begun: Pending | None = None
         work = partial(encoding.decompressed, request.body, coding, most_bytes=door.max_body_bytes)
         self._work = door.in_thread(work, done=self._decompressed)
 
@@ -197,8 +213,8 @@ class Unpacking:
     def cancel(self) -> None:
         self._gone = True
         self._work.cancel()
-        if self._exchange:
-            self._exchange.cancel()
+        if self._begun:
+            self._begun.cancel()
 
     def _decompressed(self, future: asyncio.Future[bytes]) -> None:
         if self._gone:
@@ -206,10 +222,10 @@ class Unpacking:
         protocol = self._route.protocol
         try:
             answer = self._route.endpoint(replace(self._request, body=future.result()), self._values)
-            if isinstance(answer, Ask):
+            if not isinstance(answer, Response):
                 # With the request as it came: its bytes are counted as they were on the wire.
-                self._exchange = Exchange(self._door, self._request, answer, protocol=protocol, began=self._began)
-                self._exchange.then(self._send)
+                self._begun = self._door.begin(self._request, answer, protocol=protocol, began=self._began)
+                self._begun.then(self._send)
                 return
         except Exception as error:
             answer = refused(error, protocol)
@@ -220,11 +236,11 @@ def plain_handler(routes: tuple[Route, ...]) -> Handler:
     """Routes without key, metrics or log: the admin port."""
     router = Router(routes)
 
-    def handle(request: Request) -> Response:
+    def handle(request: Request) -> Response | Pending:
         try:
             route, values = router.find(request)
             answer = route.endpoint(request, values)
-            assert isinstance(answer, Response)
+            assert isinstance(answer, Response | Later)
             return answer
         except Exception as error:
             return refused(error)

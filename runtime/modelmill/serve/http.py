@@ -1,7 +1,8 @@
 """Requests and responses as handlers see them, and how an answer that takes time is given.
 
 A handler returns a `Response`, or a `Pending` that gives one later: a callback, not a coroutine, because a task and a
-future for each request cost more than a small model's whole answer.
+future for each request cost more than a small model's whole answer. A body whose end is not known yet is a `Flow`: each
+piece goes to the client as it comes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,12 +42,37 @@ class Request:
     body: Bytes
 
 
+class Sink(Protocol):
+    """Where the pieces of a body go."""
+
+    def piece(self, data: bytes) -> None: ...
+
+    def finish(self, *, whole: bool) -> None:
+        """Nothing more comes; a body that is not whole must not look as if it were."""
+
+
+class Flow(Protocol):
+    """A body in pieces; none comes before `into`, after `cancel`, or while it is paused, but for those under way."""
+
+    def into(self, sink: Sink) -> None: ...
+
+    def pause(self) -> None:
+        """The client does not keep up."""
+
+    def resume(self) -> None: ...
+
+    def cancel(self) -> None:
+        """The client has gone: nobody reads the rest."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Response:
     status: int = 200
     body: Sequence[bytes | memoryview] = ()
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
+    flow: Flow | None = None
+    """Instead of `body`."""
 
     @property
     def length(self) -> int:

@@ -32,6 +32,7 @@ def service_file(
         digest=found.digest,
         variant=variant or found.manifest.variants[0].name,
         registry=registry,
+        engine=found.manifest.engine,
         port=port,
         admin_port=port + 1,
         grpc_port=port + 2,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from modelmill.serve.body import HEADER_LENGTH, Body
-from modelmill.serve.http import CLIENT_GONE, Handler, Limits, Pending, Request, Response, error_response, path_of
+from modelmill.serve.http import CLIENT_GONE, Flow, Handler, Limits, Pending, Request, Response, error_response, path_of
 from modelmill.serve.http2 import hpack
 from modelmill.serve.http2.frames import Error
 from modelmill.serve.http2.headers import Headers
@@ -34,6 +34,7 @@ class RestStream:
         self._began = time.perf_counter()
         self._lingers_until: float | None = None
         self._pending: Pending | None = None
+        self._flow: Flow | None = None
         self._arrived = self._answered = False
         text = headers.get("content-length")
         self._length = None if text is None else _length(text)
@@ -77,9 +78,9 @@ class RestStream:
             answer.then(self._send)
 
     def gone(self) -> None:
-        if self._pending:
-            self._pending.cancel()
-            self._pending = None
+        if under_way := self._pending or self._flow:
+            self._pending = self._flow = None
+            under_way.cancel()
         if not self._answered:
             self._answered = True
             self._unanswered(CLIENT_GONE)
@@ -100,11 +101,17 @@ class RestStream:
         """It is answered first."""
 
     def drained(self) -> None:
-        pass
+        if self._flow:
+            self._flow.resume()
 
     # --- the answer
 
     def _send(self, response: Response) -> None:
+        if response.flow:
+            self._pending, self._flow = None, response.flow
+            self._stream.send(headers=_fields(response.status, response.content_type, response.headers))
+            response.flow.into(self)
+            return
         self._pending, self._answered = None, True
         head = _head(response.status, response.length, response.content_type, response.headers)
         if self._headers[":method"] == "HEAD" or not response.length:
@@ -112,6 +119,18 @@ class RestStream:
         else:
             pieces = [memoryview(piece).cast("B") if isinstance(piece, memoryview) else piece for piece in response.body]
             self._stream.send(headers=head, data=pieces, last=True)
+
+    def piece(self, data: bytes) -> None:
+        self._stream.send(data=(data,))
+        if self._flow and self._stream.blocked:
+            self._flow.pause()
+
+    def finish(self, *, whole: bool) -> None:
+        self._flow, self._answered = None, True
+        if whole:
+            self._stream.send(last=True)
+        else:
+            self._stream.reset(Error.INTERNAL_ERROR)
 
     def _refuse(self, status: int, message: str) -> None:
         self._unanswered(status)

@@ -7,14 +7,27 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
 
 from modelmill.serve.errors import MethodNotAllowed, NotFound
-from modelmill.serve.http import Request, Response
+from modelmill.serve.http import Pending, Request, Response
 from modelmill.serve.inference import Ask
+
+if TYPE_CHECKING:
+    from modelmill.serve.frontdoor import FrontDoor
 
 OPENAI = "openai"
 """A protocol with a form of its own for errors."""
-Endpoint = Callable[[Request, Mapping[str, str]], Response | Ask]
+
+
+class Work(Protocol):
+    """A request that is not for the batch former, and takes time."""
+
+    def begin(self, door: "FrontDoor", request: Request, *, protocol: str, began: float) -> Pending:
+        """What begins counts itself, once, as the load and when it is answered."""
+
+
+Endpoint = Callable[[Request, Mapping[str, str]], Response | Ask | Work]
 """Answers, or says what to ask the model; refuses by raising."""
 
 

@@ -25,6 +25,7 @@ from modelmill.serve.auth import ApiKeys
 from modelmill.serve.batcher import Batcher
 from modelmill.serve.cpus import usable_cpus
 from modelmill.serve.drain import drain
+from modelmill.serve.errors import NotReady
 from modelmill.serve.executor import Executor
 from modelmill.serve.fastpath import FastPath, fast_path
 from modelmill.serve.former import Policy
@@ -68,10 +69,9 @@ class Server:
         self._certificate = Certificate(service.tls) if service.tls else None
         self._admin = Admin(
             self.inference,
-            executor=self._executor,
             concurrency=self._concurrency,
             metrics=self.metrics,
-            hang_seconds=service.hang_seconds,
+            live=self._live,
         )
         keys = ApiKeys(Path(service.api_key_file)) if service.api_key_file else None
         routes = (
@@ -101,13 +101,13 @@ class Server:
 
     async def start(self, hosts: Sequence[str] = ()) -> None:
         """Opens the ports on these addresses; on all there are unless told."""
-        hosts = hosts or _every_address()
+        hosts = hosts or every_address()
         self.admin_port = await self._side.start(hosts, port=self.service.admin_port)
         tls = self._certificate.context if self._certificate else None
         self.port = await self._main.start(hosts, port=self.service.port, tls=tls)
         self.grpc_port = await self._grpc.start(hosts, port=self.service.grpc_port, tls=self.service.tls)
         if self._certificate:
-            self._spawn(_every(CERTIFICATE_LOOK_SECONDS, self._certificate.refresh))
+            self._spawn(every(CERTIFICATE_LOOK_SECONDS, self._certificate.refresh))
 
     async def load(self) -> None:
         """Returns when requests are answered; raises what went wrong."""
@@ -181,6 +181,19 @@ class Server:
         together = [one.together for one in models if isinstance(one, GpuModel)]
         return Runner(Instances(models), signature=model.signature, together=Instances(together) if together else None)
 
+    def _live(self) -> None:
+        if not self._executor.alive:
+            raise NotReady("a thread of the executor has died")
+        # Loading and warm-up may take their time: the startup probe bounds them.
+        busy, limit = self._executor.busy_seconds(), self.service.hang_seconds
+        if self.inference.loaded and busy > limit:
+            raise NotReady(f"an execution has been running for {busy:.1f} s, more than {limit:g} s")
+
+    async def failed(self) -> Exception:
+        """Waits until nothing can be served any more, which here only the kubelet finds out."""
+        never: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        return await never
+
     def _tell_channel(self, version: int | None) -> None:
         self._admin.channel_version = version
 
@@ -202,7 +215,7 @@ class Server:
         self._scratch.cleanup()
 
 
-def _every_address() -> tuple[str, ...]:
+def every_address() -> tuple[str, ...]:
     # One socket a family: the loop makes IPv6 sockets that do not take IPv4.
     return ("0.0.0.0", "::") if IPV6_ADDRESSES.exists() and IPV6_ADDRESSES.read_text() else ("0.0.0.0",)
 
@@ -211,7 +224,7 @@ def _alive(request: Request, values: object) -> Response:
     return json_response({"status": "alive"})
 
 
-async def _every(seconds: float, work: Callable[[], None]) -> None:
+async def every(seconds: float, work: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(seconds)
         work()

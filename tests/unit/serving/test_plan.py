@@ -80,6 +80,18 @@ def test_pods_carry_the_digest_that_was_resolved() -> None:
     assert service_file(world).digest == "sha256:1"
 
 
+def test_pods_of_a_generative_model_are_told_what_serves_it() -> None:
+    def found(file: JobFile) -> StageResult:
+        resolved = Resolved(version=1, digest="sha256:1", variant="original", engine="vllm")
+        return StageResult(stage="resolve", ok=True, resolved=resolved)
+
+    world = run(World(service(), plan, results=found))
+    assert (service_file(world).engine, service_file(world).variant) == ("vllm", "original")
+    assert world.resource["status"]["resolved"]["engine"] == "vllm"
+    assert "served by vllm" in world.condition("Resolved")["message"]
+    assert world.condition("Ready")["status"] == "True"
+
+
 @pytest.mark.parametrize(("timeout", "hangs_after"), [("1s", 10), ("90s", 90)])
 def test_pods_count_as_hung_when_the_model_computes_longer_than_anybody_waits(timeout: str, hangs_after: float) -> None:
     world = run(World(service(timeout=timeout), plan, results=Registry()))

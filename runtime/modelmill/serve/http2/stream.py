@@ -100,7 +100,7 @@ class Stream:
             self._trailers, self._ends = trailers, last
             outgoing.wait(self, connection.now())
             return
-        if size:
+        if size or last:
             self._spend(size)
             out += (head(DATA, END_STREAM if last else 0, self.number, size), *data)
         if trailers is not None:
