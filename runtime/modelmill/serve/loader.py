@@ -39,13 +39,15 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
         import torch
 
         from modelmill.compress.apply import load_variant
+        from modelmill.compress.device import counted, to_device
         from modelmill.serve.blank import blank_weights
         from modelmill.serve.model import TorchModel
     with phases.timed("load"):
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with blank_weights():
             module, recipe = opened.build()
-        module = load_variant(module, opened.weights).to(device)
+        module = load_variant(module, opened.weights)
+        ways = counted(to_device(module, device))
         model = TorchModel(module, signature=opened.manifest.signature, device=device)
     with phases.timed("optimize"):
         from modelmill.serve.compiled.candidate import best
@@ -56,7 +58,7 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
         torch.set_num_threads(usable_cpus())
         example = tuple(model.tensors(zeros(model.signature, count=2)))
         served, shapes = best(opened, plain=module, served=optimize(module, example=example).module, example=example)
-        model = TorchModel(served, signature=model.signature, device=device, shapes=shapes)
+        model = TorchModel(served, signature=model.signature, device=device, shapes=shapes, ways=ways)
     clients = opened.manifest.service
     if clients is None or recipe is None:
         return model
