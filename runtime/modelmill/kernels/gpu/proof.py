@@ -6,7 +6,6 @@ another sign of the zeros or sums in too small a type differ by more.
 """
 
 from collections.abc import Iterator
-from functools import cache
 
 import torch
 
@@ -16,11 +15,17 @@ from modelmill.kernels.reference import LARGEST
 
 ROWS = (1, 17, 70)
 MAX_REASON_CHARACTERS = 300
+_found: dict[tuple[type[Way], torch.device], str | None] = {}
 
 
-@cache
 def objection(way: type[Way], device: torch.device) -> str | None:
     """Why the way is not to be used on the device; None where it was right."""
+    if (way, device) not in _found:
+        _found[way, device] = _tried(way, device)
+    return _found[way, device]
+
+
+def _tried(way: type[Way], device: torch.device) -> str | None:
     try:
         for weight, x in samples(way):
             made = way.of(weight.to(device), None)

@@ -35,6 +35,7 @@ class Way(nn.Module):
     """What numbers of its trials may be."""
     two_of_four: ClassVar[bool] = False
     trials: ClassVar[tuple[Trial, ...]]
+    bias: torch.Tensor | None
 
     def __init__(self, weight: Whole, bias: torch.Tensor | None, **prepared: torch.Tensor | None) -> None:
         """`bias` [N]; `prepared`: what the product takes of the weight."""
