@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from modelmill import kernels
 from modelmill.compress.modules import Compressed, CompressedConv2d
 from modelmill.kernels import gpu
 
@@ -38,7 +39,9 @@ def to_device(module: nn.Module, device: torch.device) -> Sequence[Runs]:
     """Moves the module, in place."""
     module.to(device)
     if device.type == "cpu":
-        found = [Runs(name=f"{path}.weight", by=layer.weight.instructions) for path, layer in _compressed(module)]
+        reasons = tuple(reason for reason in (kernels.status()["reason"],) if reason)
+        layers = _compressed(module)
+        found = [Runs(name=f"{path}.weight", by=layer.weight.instructions, reasons=reasons) for path, layer in layers]
     else:
         capability = torch.cuda.get_device_capability(device)
         found = settle(module, partial(gpu.choose, capability=capability, objection=partial(gpu.objection, device=device)))

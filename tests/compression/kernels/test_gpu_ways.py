@@ -192,8 +192,11 @@ def test_a_wrong_way_does_not(way: type[Way]) -> None:
     assert told is not None and told.startswith("it answers wrong: off by up to ")
 
 
-def test_a_way_that_raises_is_off_and_its_words_are_kept() -> None:
-    assert objection(ways.Raises, CPU) == "RuntimeError: CUDA error: no kernel image is available"
+def test_a_way_that_raises_is_off_and_the_log_has_its_words_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert objection(ways.Raises, CPU) == "RuntimeError: CUDA error: no kernel image is available"
+    told = "int8 is not used on cpu: RuntimeError: CUDA error: no kernel image is available"
+    assert [record.getMessage() for record in caplog.records] == [told]
 
 
 @pytest.mark.parametrize("way", [Int4, TwoOfFour])

@@ -91,7 +91,8 @@ def test_on_a_cpu_everything_stays_and_the_instructions_are_told(
     with caplog.at_level(logging.INFO):
         found = to_device(module, torch.device("cpu"))
     assert counted(found) == {native.chosen.isa: 3}
-    assert f"{native.chosen.isa} for 3 compressed weights (0.weight, 2.weight, 4.weight)" in caplog.text
+    assert f"on cpu: {native.chosen.isa} for 3 compressed weights" in caplog.text
+    assert caplog.text.rstrip().endswith("(0.weight, 2.weight, 4.weight)")
 
 
 def test_equal_reasons_are_one_line_of_the_log(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -5,6 +5,7 @@ answer, whatever the way computes in: an answer may differ by half of its last d
 another sign of the zeros or sums in too small a type differ by more.
 """
 
+import logging
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +14,7 @@ from modelmill.kernels.gpu.way import Trial, Way
 from modelmill.kernels.gpu.whole import Whole
 from modelmill.kernels.reference import LARGEST
 
+log = logging.getLogger(__name__)
 ROWS = (1, 17, 70)
 MAX_REASON_CHARACTERS = 300
 _found: dict[tuple[type[Way], torch.device], str | None] = {}
@@ -21,7 +23,9 @@ _found: dict[tuple[type[Way], torch.device], str | None] = {}
 def objection(way: type[Way], device: torch.device) -> str | None:
     """Why the way is not to be used on the device; None where it was right."""
     if (way, device) not in _found:
-        _found[way, device] = _tried(way, device)
+        reason = _found[way, device] = _tried(way, device)
+        if reason is not None:
+            log.warning("%s is not used on %s: %s", way.name, device, reason)
     return _found[way, device]
 
 
