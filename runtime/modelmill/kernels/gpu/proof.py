@@ -15,7 +15,7 @@ from modelmill.kernels.gpu.whole import Whole
 from modelmill.kernels.reference import LARGEST
 
 log = logging.getLogger(__name__)
-ROWS = (1, 17, 70)
+ROWS = (1, 17, 64)
 MAX_REASON_CHARACTERS = 300
 _found: dict[tuple[type[Way], torch.device], str | None] = {}
 
@@ -33,7 +33,7 @@ def _tried(way: type[Way], device: torch.device) -> str | None:
     try:
         for weight, x in samples(way):
             made = way.of(weight.to(device), None)
-            if reason := _wrong(made(x.to(device)).cpu(), x, weight, way.precision):
+            if reason := _wrong(made(x[None].to(device))[0].cpu(), x, weight, way.precision):
                 return reason
     except Exception as error:  # of a driver, a library or a missing operator: dense is right without them
         return f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS]
