@@ -225,7 +225,7 @@ def test_the_call_of_cusparselt_has_them_too() -> None:
             weight, None, numbers=torch.empty(64, 160, dtype=torch.int8, device="cuda"), scale=weight.scale.flatten(), zero=None
         )
         y = made(torch.empty(2, 32, 256, device="cuda"))
-        assert (y.shape, y.dtype, y.device.type) == ((2, 32, 64), torch.float32, "cuda")
+        assert (y.shape, y.dtype, y.device.type, y.is_contiguous()) == ((2, 32, 64), torch.float32, "cuda", True)
 
 
 @pytest.mark.parametrize("way", [Int8, ways.Tinygemm])

@@ -90,7 +90,7 @@ class TwoOfFour(IntegerWay):
 
     def sums(self, whole: torch.Tensor) -> torch.Tensor:
         sums: torch.Tensor = torch._cslt_sparse_mm(self.numbers, whole.t(), out_dtype=torch.int32)
-        return sums.t().contiguous()
+        return sums.t().contiguous()  # as a layer's answers are
 
 
 def _misfit(weight: Whole, *, outputs: int, inputs: int) -> str | None:
