@@ -1,16 +1,12 @@
 """What only a GPU can show: `make test-gpu` on a machine that has one. `make test` does not run this folder.
 
-Training over nccl, resuming it, serving dense and int8 weights from the device. RESULTS=file writes the figures with the
-device's name.
+Training over nccl, resuming it, serving dense and int8 weights from the device.
 """
 
-import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +17,14 @@ import torch
 from modelmill import storage, workspace
 from modelmill.compress import stage as compress
 from modelmill.compress.apply import load_variant
+from modelmill.compress.device import to_device
 from modelmill.contract import codec, jobfile, names
 from modelmill.contract.steps import Quantize, Step
 from modelmill.recipe.load import load_recipe
+from tests.gpu.timing import micros
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 Figures = dict[str, Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def figures() -> Iterator[Figures]:
-    if not torch.cuda.is_available():
-        pytest.fail("there is no GPU here: this folder is for machines with one")
-    found: Figures = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-    yield found
-    if path := os.environ.get("RESULTS"):
-        Path(path).write_text(json.dumps(found, indent=1) + "\n")
 
 
 def job(folder: Path, **changes: Any) -> jobfile.JobFile:
@@ -78,7 +66,9 @@ def held_out() -> tuple[torch.Tensor, torch.Tensor]:
 
 def module(file: jobfile.JobFile, uri: str) -> torch.nn.Module:
     fresh = load_recipe(str(DIGITS), "recipe:Digits", file.hyperparameters).model()
-    return load_variant(fresh, Path(uri.removeprefix("file://"))).cuda().eval()
+    loaded = load_variant(fresh, Path(uri.removeprefix("file://")))
+    to_device(loaded, torch.device("cuda"))
+    return loaded
 
 
 def accuracy(model: torch.nn.Module) -> float:
@@ -115,17 +105,3 @@ def test_int8_on_a_gpu_answers_as_dense_does(trained: jobfile.JobFile, figures: 
 def job_for_int8(trained: jobfile.JobFile, steps: tuple[Step, ...]) -> jobfile.JobFile:
     folder = Path(trained.registry.removeprefix("file://")).parent
     return job(folder, stage="compress", variants=(jobfile.Variant(name="int8", steps=steps),))
-
-
-def micros(run: Callable[[], torch.Tensor]) -> float:
-    """Median of 50 runs on the device after 10 that warm up."""
-    times: list[float] = []
-    with torch.inference_mode():
-        for _ in range(60):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            run()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end) * 1000)
-    return float(round(statistics.median(times[10:]), 1))

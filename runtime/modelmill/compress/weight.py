@@ -16,6 +16,8 @@ from torch import nn
 from torch.nn import functional
 
 from modelmill.compress.codes import inputs_of, weight_of
+from modelmill.kernels import products
+from modelmill.kernels.gpu.whole import Whole
 
 TILE_ELEMENTS = 1 << 18
 WHOLE_ELEMENTS = 1 << 12
@@ -59,6 +61,10 @@ class CompressedWeight(nn.Module):
     """The weight [N, ...] of a linear layer or a convolution; for inference only."""
 
     codec: ClassVar[str]
+    instructions: ClassVar[str] = products.ISA
+    """What its products run on where they run on a CPU."""
+    decodable: ClassVar[bool] = True
+    """Whether a dense layer with the decoded weight computes the same."""
     shape: tuple[int, ...]
     """Of the dense weight."""
     activation_scale: float | None = None
@@ -87,6 +93,10 @@ class CompressedWeight(nn.Module):
 
     def decode(self) -> torch.Tensor:
         return weight_of(self.rows(0, self.shape[0]), self.shape)
+
+    def whole(self) -> Whole | None:
+        """Of a linear layer: the weight in whole numbers, None where it has none."""
+        return None
 
     def prepare(self) -> None:
         """Called once when the weight is loaded, to put it into the order that a kernel of this machine reads."""

@@ -40,6 +40,7 @@ class Metrics:
         self.ready = self._gauge("ready", "1 while the pod is ready")
         self._received, self._sent = self.received_bytes.labels(), self.sent_bytes.labels()
         self._answered: dict[tuple[str, str | int], tuple[Count, Distribution]] = {}
+        self.weights = self._gauge("weights", "Compressed weights by what computes with them", "way")
         self.model_info = self._gauge("model_info", "1, with what is served", "model", "version", "variant", "digest")
 
     def answered(self, protocol: str, code: str | int, seconds: float, received: int, sent: int) -> None:

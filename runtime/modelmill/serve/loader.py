@@ -39,6 +39,7 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
         import torch
 
         from modelmill.compress.apply import load_variant
+        from modelmill.compress.device import counted, to_device
         from modelmill.serve.blank import blank_weights
         from modelmill.serve.model import TorchModel
     with phases.timed("load"):
@@ -52,7 +53,8 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
 
             model: TorchModel = on_gpu(module, signature=opened.manifest.signature)
         else:
-            model = TorchModel(module, signature=opened.manifest.signature)
+            ways = counted(to_device(module, torch.device("cpu")))
+            model = TorchModel(module, signature=opened.manifest.signature, ways=ways)
     if model.device.type == "cpu":
         with phases.timed("optimize"):
             from modelmill.serve.compiled.candidate import best
@@ -61,7 +63,7 @@ def load(service: ServiceFile, *, phases: Phases, into: Path) -> "TorchModel | P
 
             example = tuple(model.tensors(zeros(model.signature, count=2)))
             served, shapes = best(opened, plain=module, served=optimize(module, example=example).module, example=example)
-            model = TorchModel(served, signature=model.signature, shapes=shapes)
+            model = TorchModel(served, signature=model.signature, shapes=shapes, ways=model.ways)
     clients = opened.manifest.service
     if clients is None or recipe is None:
         return model

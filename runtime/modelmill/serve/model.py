@@ -27,12 +27,15 @@ class TorchModel:
         module: Callable[..., Any],
         *,
         signature: Signature,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         shapes: Sequence[tuple[int, int]] = (),
+        ways: Mapping[str, int] | None = None,
     ) -> None:
-        """`shapes`: to warm up with, rows and the size of free dimensions; besides one row and a full batch."""
+        """`shapes`: to warm up with, rows and the size of free dimensions; besides one row and a full batch. `ways`: how many
+        compressed weights run by each (`compress.device`)."""
         self.signature = signature
         self.shapes = shapes
+        self.ways = ways or {}
         self.device = torch.device(device)
         self._on_cpu = self.device.type == "cpu"
         self._module = module
@@ -46,7 +49,7 @@ class TorchModel:
 
     def copy(self) -> "TorchModel":
         """For another thread: the weights are shared, what a forward pass keeps is not."""
-        return TorchModel(self._cloned(), signature=self.signature, device=str(self.device))
+        return TorchModel(self._cloned(), signature=self.signature, device=self.device)
 
     def _cloned(self) -> Callable[..., Any]:
         return clone(self._module) if isinstance(self._module, torch.nn.Module) else self._module

@@ -142,6 +142,8 @@ class Server:
             placement=placement,
             instances=warm.instances,
         )
+        for way, count in model.module.ways.items():
+            self.metrics.weights.labels(way).set(count)
         self.metrics.model_info.labels(service.model, service.version, service.variant, service.digest).set(1)
         if os.environ.get(triton.ENVIRONMENT) == "1":
             triton.TritonNames(self.metrics, model=service.model, version=str(service.version))

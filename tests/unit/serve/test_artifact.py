@@ -11,6 +11,10 @@ from safetensors.torch import save_file
 from modelmill.artifact.errors import DigestMismatch, VariantNotFound
 from modelmill.artifact.import_ import Source, import_model
 from modelmill.artifact.registry import Committed, Registry
+from modelmill.compress.pipeline import compress
+from modelmill.compress.weights import write_weights
+from modelmill.contract.steps import Quantize, Step
+from modelmill.kernels import status
 from modelmill.serve.channel import current_version
 from modelmill.serve.loader import load
 from modelmill.serve.local import service_file
@@ -57,6 +61,19 @@ def test_a_published_version_is_served(registry: Registry, published: Committed)
     with running(loader=load, **serving(registry, published)) as server:
         assert server.predict([ROW, ROW]) == (200, {"predictions": [ANSWER, ANSWER]})
         assert all(server.metric("phase_seconds", phase=phase) > 0 for phase in ("import", "fetch", "load", "warm-up"))
+
+
+def test_it_is_told_what_computes_with_compressed_weights(registry: Registry, tmp_path: Path) -> None:
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    (folder / "line.py").write_text(RECIPE.replace("nn.Linear(3, 2)", "nn.Sequential(nn.Linear(3, 2))"))
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    write_weights(tmp_path / "w.safetensors", compress(module, (Step(quantize=Quantize()),)).weights)
+    source = Source(weights=tmp_path / "w.safetensors", recipe=folder, entrypoint="line:Line")
+    published = import_model(registry, "m", source=source, channel=None)
+    with running(loader=load, **serving(registry, published)) as server:
+        assert server.predict([ROW])[0] == 200
+        assert server.metric("weights", way=status()["isa"]) == 1
 
 
 def test_an_exported_program_is_served(registry: Registry, tmp_path: Path) -> None:

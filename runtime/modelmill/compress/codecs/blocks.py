@@ -12,8 +12,9 @@ from modelmill.compress.codecs.shape import shape_of
 from modelmill.compress.codes import inputs_of, rows_of
 from modelmill.compress.grids.uniform import Uniform
 from modelmill.compress.weight import CompressedWeight, Geometry, Take
-from modelmill.kernels import blocks, products
+from modelmill.kernels import blocks, integers, products
 from modelmill.kernels.block_conv import block_conv2d
+from modelmill.kernels.gpu.whole import Whole
 
 NAME = "blocks"
 
@@ -58,6 +59,13 @@ class BlockWeight(CompressedWeight):
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return products.decode_rows(self._kept(), start, stop)
+
+    def whole(self) -> Whole | None:
+        if self.scale is None:
+            return None
+        numbers = blocks.decode(self._kept(), scaled=False).to(torch.int8)
+        levels = tuple(range(-integers.LIMIT, integers.LIMIT + 1))
+        return Whole(numbers=numbers, scale=self.scale[:, None], levels=levels, activation_scale=self.activation_scale)
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return products.block_linear(x, self._kept(), bias, activation_scale=self.activation_scale)

@@ -19,8 +19,9 @@ from modelmill.compress.codes import WIDTHS, Codes, inputs_of, meaning, rows_of
 from modelmill.compress.errors import BadArtifact, CompressionError
 from modelmill.compress.mapping import drop_pages
 from modelmill.compress.weight import CompressedWeight, Geometry, Take
-from modelmill.kernels import coded_conv2d, coded_linear, conv, gpu, program, tiles
+from modelmill.kernels import coded_conv2d, coded_linear, conv, native, program, tiles
 from modelmill.kernels.conv import convolve
+from modelmill.kernels.gpu.whole import Whole
 from modelmill.kernels.linear import FEW, multiply
 from modelmill.kernels.packing import Packed, packed
 from modelmill.kernels.weight import Coded, Ready, is_plain
@@ -30,6 +31,7 @@ NAME = "codes"
 
 class CodedWeight(CompressedWeight):
     codec = NAME
+    instructions = native.chosen.isa
     codes: torch.Tensor
     scale: torch.Tensor
     levels: torch.Tensor | None
@@ -149,6 +151,15 @@ class CodedWeight(CompressedWeight):
             zero=zero, shape=self.shape, facts=self.facts,
         )  # fmt: skip
 
+    def whole(self) -> Whole:
+        codes = self.loose()
+        if codes.levels is None:
+            numbers, levels = codes.codes, tuple(range(-128, 128))
+        else:
+            numbers, levels = codes.levels[codes.codes.int()], tuple(codes.levels.tolist())
+        scale, zero = codes.scale.contiguous(), codes.zero
+        return Whole(numbers=numbers, scale=scale, levels=levels, zero=zero, activation_scale=self.activation_scale)
+
     def _codes_by_row(self, start: int, stop: int) -> torch.Tensor:
         if not self.tiled:
             return rows_of(self.codes[start:stop])
@@ -166,7 +177,7 @@ class CodedWeight(CompressedWeight):
 
     def prepare(self) -> None:
         """8 bits come in rows, which other libraries read; the kernels of this machine's processor want tiles."""
-        if self.tiled or torch.cuda.is_available() or not _groups_fit(self.shape, self.scale.shape[1]):
+        if self.tiled or not _groups_fit(self.shape, self.scale.shape[1]):
             return
         stored, self.codes = self.codes, tiles.prepare8(_padded(rows_of(self.codes), self.shape))
         drop_pages(stored)
@@ -182,9 +193,6 @@ class CodedWeight(CompressedWeight):
             outputs, inputs = self.shape
             scale = self.activation_scale
             return coded_linear(x, *self._parts(), bias, bits=self.bits, inputs=inputs, outputs=outputs, activation_scale=scale)
-        whole = self.bits == 8 and self.levels is None and self.zero is None and self.scale.shape[1] == 1
-        if whole and gpu.fits(x, self.codes):
-            return gpu.integer_linear(x, self.codes, self.scale.flatten(), bias)
         return super().linear(x, bias)
 
     def _runs(self) -> Packed | None:

@@ -24,6 +24,7 @@ NAME = "signs"
 
 class SignWeight(CompressedWeight):
     codec = NAME
+    decodable = False
     signs: torch.Tensor
     scale: torch.Tensor
 
@@ -67,6 +68,8 @@ class SignCodes(CompressedWeight):
     """y = conv(sign(x), codes) * mean |x| of each sample + bias. 0 counts as +1, the border of zeros as nothing."""
 
     codec = "sign-codes"
+    instructions = CodedWeight.instructions
+    decodable = False
 
     def __init__(self, codes: CodedWeight) -> None:
         super().__init__()

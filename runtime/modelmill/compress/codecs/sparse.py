@@ -16,7 +16,8 @@ from modelmill.compress.codes import inputs_of
 from modelmill.compress.errors import BadArtifact
 from modelmill.compress.grids.uniform import Uniform
 from modelmill.compress.weight import CompressedWeight, Take
-from modelmill.kernels import products, sparse
+from modelmill.kernels import integers, products, sparse
+from modelmill.kernels.gpu.whole import Whole
 
 NAME = "sparse"
 Pattern = Literal["2:4", "mask"]
@@ -70,6 +71,15 @@ class SparseWeight(CompressedWeight):
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return products.decode_rows(self._kept(), start, stop)
+
+    def whole(self) -> Whole | None:
+        if self.scale is None:
+            return None
+        return Whole(
+            numbers=sparse.decode(self._kept(), scaled=False).to(torch.int8), scale=self.scale[:, None],
+            levels=tuple(range(-integers.LIMIT, integers.LIMIT + 1)), two_of_four=self.starts is None,
+            activation_scale=self.activation_scale,
+        )  # fmt: skip
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return products.sparse_linear(x, self._kept(), bias, activation_scale=self.activation_scale)

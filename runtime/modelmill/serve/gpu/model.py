@@ -8,7 +8,7 @@ places' answers are never fetched. Whether both is so is compared before a graph
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,10 +45,11 @@ class GpuModel(TorchModel):
         signature: Signature,
         lane: Lane,
         trial: Trial,
+        ways: Mapping[str, int] | None = None,
         seconds: float = RECORD_SECONDS,
     ) -> None:
         """`module` is on the lane's device. `seconds` may be spent on recording, in each instance."""
-        super().__init__(module, signature=signature, device=str(lane.device))
+        super().__init__(module, signature=signature, device=lane.device, ways=ways)
         self._lane = lane
         self._trial = trial
         self._seconds = seconds
