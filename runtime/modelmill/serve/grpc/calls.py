@@ -8,7 +8,7 @@ from functools import partial
 
 from modelmill.serve.errors import BadRequest, Refusal
 from modelmill.serve.grpc.exchange import Accounts, Exchange, Message, Method
-from modelmill.serve.grpc.framing import Messages, framed
+from modelmill.serve.grpc.framing import Messages, framed, whole
 from modelmill.serve.grpc.status import CANCELLED, DONE, HEAD, HEADERS, LEAVING, Refused, refused
 from modelmill.serve.http import Limits
 from modelmill.serve.http2 import hpack
@@ -40,16 +40,20 @@ class Unary:
         self._method = method
         self._accounts = accounts
         self._limits = limits
-        self._messages = Messages(headers, max_bytes=limits.max_body_bytes)
+        self._headers = headers
+        self._messages: Messages | None = None
+        """Where the first piece was not all of the message."""
         self._message: Message | None = None
         self._began = time.perf_counter()
         self._exchange: Exchange | None = None
 
     def data(self, piece: memoryview) -> None:
         self._stream.consumed(len(piece))
-        if self._message is None and (whole := self._messages.whole(piece)) is not None:
-            self._message = whole
-            return
+        if self._messages is None:
+            if self._message is None and (message := whole(piece, max_bytes=self._limits.max_body_bytes)) is not None:
+                self._message = message
+                return
+            self._messages = Messages(self._headers, max_bytes=self._limits.max_body_bytes)
         try:
             for message in self._messages.feed(piece):
                 if self._message is not None:
@@ -75,8 +79,12 @@ class Unary:
         self._count(refusal)
         refuse(self._stream, refusal)
 
+    @property
+    def _received(self) -> int:
+        return self._messages.received if self._messages else 0
+
     def _count(self, refusal: Refused) -> None:
-        self._accounts.count(self._method, refusal, began=self._began, received=self._messages.received)
+        self._accounts.count(self._method, refusal, began=self._began, received=self._received)
 
     def gone(self) -> None:
         if self._exchange:
@@ -85,7 +93,7 @@ class Unary:
             self._count(CANCELLED)
 
     def overdue(self) -> bool:
-        allowed = self._limits.grace_seconds + self._messages.received / self._limits.least_bytes_per_second
+        allowed = self._limits.grace_seconds + self._received / self._limits.least_bytes_per_second
         return self._exchange is None and time.perf_counter() - self._began > allowed
 
     def leave(self) -> None:

@@ -5,15 +5,25 @@ from collections.abc import Iterator, Mapping
 
 from modelmill.serve.errors import BadRequest
 from modelmill.serve.grpc.status import TooLarge, Unimplemented
-from modelmill.serve.http2.stream import Pieces
+from modelmill.serve.http2.stream import JOINED_BYTES, Pieces
 
 PREFIX_BYTES = 5
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
 
 def framed(message: Pieces) -> Pieces:
-    size = sum(len(piece) for piece in message)
-    return [b"\0" + size.to_bytes(4, "big"), *message]
+    prefix = b"\0" + sum(map(len, message)).to_bytes(4, "big")
+    if len(message) == 1 and len(message[0]) <= JOINED_BYTES:
+        return [b"".join((prefix, message[0]))]
+    return [prefix, *message]
+
+
+def whole(piece: memoryview, *, max_bytes: int) -> bytearray | None:
+    """The message, where a stream's first piece is all of one, and not compressed."""
+    size = len(piece) - PREFIX_BYTES
+    if size < 0 or piece[0] or size > max_bytes or int.from_bytes(piece[1:PREFIX_BYTES], "big") != size:
+        return None
+    return bytearray(piece[PREFIX_BYTES:])
 
 
 class Messages:
@@ -27,13 +37,6 @@ class Messages:
         self._message: bytearray | None = None
         self.received = 0
         """Bytes of a message that is not complete."""
-
-    def whole(self, piece: memoryview) -> bytearray | None:
-        """The message, where this piece is all of one, plain, and nothing came before it; else nothing has happened."""
-        size = len(piece) - PREFIX_BYTES
-        if size < 0 or piece[0] or self._prefix or size > self._max_bytes:
-            return None
-        return bytearray(piece[PREFIX_BYTES:]) if int.from_bytes(piece[1:PREFIX_BYTES], "big") == size else None
 
     def feed(self, piece: memoryview) -> Iterator[bytearray]:
         """The messages that this piece completes; raises what is wrong with one."""

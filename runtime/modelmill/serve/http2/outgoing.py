@@ -63,7 +63,8 @@ class Outgoing:
         self.window += size
         if not size or self.window > frames.LARGEST:
             raise ConnectionFailed(Error.FLOW_CONTROL_ERROR if size else Error.PROTOCOL_ERROR, f"a window of {size}")
-        self.flush_all()
+        if self._waiting:
+            self.flush_all()
 
     def set(self, key: int, value: int, streams: Iterable[Stream]) -> None:
         """One of the client's settings; those that concern nothing we do are ignored."""

@@ -88,7 +88,7 @@ class Stream:
 
     def send(self, *, headers: bytes | None = None, data: Pieces = (), trailers: bytes | None = None, last: bool = False) -> None:
         """Blocks of headers (before anything else), data, and trailers, which end the stream; so does `last` data."""
-        connection, size = self._connection, sum(len(piece) for piece in data)
+        connection, size = self._connection, sum(map(len, data))
         outgoing = connection.outgoing
         out: list[bytes | memoryview] = []
         if headers is not None:
