@@ -1,16 +1,13 @@
 """A pod of a generative model for tests: the real server, with a stand-in for vLLM on the PATH."""
 
-import asyncio
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import uvloop
 
 from modelmill.artifact.import_ import Source, import_model
 from modelmill.artifact.registry import Registry
@@ -18,7 +15,7 @@ from modelmill.serve.server import Server
 from modelmill.serve.vllm.server import VllmServer
 from tests.unit.artifact.generative import write_folder
 from tests.unit.serve import fake_vllm
-from tests.unit.serve.support import Running, service
+from tests.unit.serve.support import Running, in_thread, service
 
 
 def fields(tmp_path: Path) -> dict[str, Any]:
@@ -40,27 +37,6 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def pod(*, load: bool = True, **changes: Any) -> Iterator[Running]:
-    loop = uvloop.new_event_loop()
-    unexpected: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: unexpected.append(context))
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    async def start() -> VllmServer:
-        server = VllmServer(service(**changes))
-        await server.start(("127.0.0.1",))
-        if load:
-            await server.load()
-        return server
-
-    server = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
     # Clients see no difference between the two; it has all that `Running` uses.
-    handle = Running(cast(Server, server), loop)
-    try:
+    with in_thread(lambda: cast(Server, VllmServer(service(**changes))), load=load) as handle:
         yield handle
-    finally:
-        handle.on_loop(handle.server.close())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
-    assert not unexpected, unexpected

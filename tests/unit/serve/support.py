@@ -134,6 +134,13 @@ def running(
         with phases.timed("load"):
             return TorchModel(module, signature=signature)
 
+    with in_thread(lambda: Server(file, load=loader or loaded), load=load) as handle:
+        yield handle
+
+
+@contextmanager
+def in_thread(make: Callable[[], Server], *, load: bool) -> Iterator[Running]:
+    """What `make` returns, in a loop and a thread of its own; it must have left nothing unhandled."""
     loop = uvloop.new_event_loop()
     unexpected: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: unexpected.append(context))
@@ -141,7 +148,7 @@ def running(
     thread.start()
 
     async def start() -> Server:
-        server = Server(file, load=loader or loaded)
+        server = make()
         await server.start(("127.0.0.1",))
         if load:
             await server.load()

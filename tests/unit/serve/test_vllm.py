@@ -76,6 +76,8 @@ def test_the_pod_is_ready_only_when_vllm_says_that_it_is_healthy(
     monkeypatch.setenv(fake_vllm.UNHEALTHY, str(unhealthy))
     with pod(load=False, **llama) as server, ThreadPoolExecutor(1) as threads:
         loading = threads.submit(server.on_loop, server.server.load())
+        # Else fetching would count for the half second that loading is to take.
+        assert eventually(lambda: server.metric("phase_seconds", phase="fetch") > 0)
         time.sleep(0.5)
         assert server.admin("/livez")[0] == 200
         assert server.admin("/readyz") == (503, {"error": "the server is loading"})

@@ -4,7 +4,6 @@ Inference has a codec of its own. Whatever else there is to know is asked there,
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, TypeVar
 
 import orjson
@@ -21,7 +20,7 @@ from modelmill.serve.inference import Inference, Phase
 from modelmill.serve.options import Options, options_of
 from modelmill.serve.protocols import oip_grpc as codec
 from modelmill.serve.protocols.forms import Forms
-from modelmill.serve.protocols.grpc_forms import Answers, Form, form_of
+from modelmill.serve.protocols.grpc_forms import Form, form_of
 from modelmill.serve.protocols.oip_http import OpenInference
 from modelmill.serve.protocols.repository import Repository
 from modelmill.serve.protocols.wire import inference as m
@@ -89,14 +88,12 @@ class InferenceService:
         parameters = codec.parameters_of(request.parameters)
         options = _options(parameters, remaining)
         answer.model_name, answer.model_version, answer.id = inference.model, inference.version, request.id
-        rows = inference.rows(arrays)
+        rows, encode = inference.rows(arrays), codec.Answers(answer, asked)
         # A name of its own makes each request another; of a large one reading it is no cost.
-        if learn and raw and not request.id and len(message) < codec.SPLIT_BYTES:
-            encode = Answers(answer, asked)
-            if form := form_of(message, raw, rows, arrays, encode=encode, parameters=parameters, version=version):
-                self._forms.learn(len(message), form)
-            return Question(rows=rows, options=options, encode=encode)
-        return Question(rows=rows, options=options, encode=partial(codec.encode, answer, asked))
+        learn = learn and bool(raw) and not request.id and len(message) < codec.SPLIT_BYTES
+        if learn and (form := form_of(message, raw, rows, arrays, encode=encode, parameters=parameters, version=version)):
+            self._forms.learn(len(message), form)
+        return Question(rows=rows, options=options, encode=encode)
 
     # --- health and metadata
 

@@ -5,7 +5,7 @@ import struct
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD_BYTES = 9
-_HEAD = struct.Struct(">BHBBL")
+HEAD = struct.Struct(">BHBBL")
 """Length (24 bits, in two numbers), type, flags, stream."""
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -55,12 +55,12 @@ class StreamFailed(Exception):
 
 
 def head(kind: int, flags: int, stream: int, size: int) -> bytes:
-    return _HEAD.pack(size >> 16, size & 0xFFFF, kind, flags, stream)
+    return HEAD.pack(size >> 16, size & 0xFFFF, kind, flags, stream)
 
 
 def parse_head(data: memoryview, position: int) -> tuple[int, int, int, int]:
     """Size, type, flags and stream."""
-    high, low, kind, flags, stream = _HEAD.unpack_from(data, position)
+    high, low, kind, flags, stream = HEAD.unpack_from(data, position)
     return high << 16 | low, kind, flags, stream & LARGEST
 
 

@@ -7,9 +7,8 @@ of reading them one by one; whatever is not exactly so is left to the reader.
 import struct
 from typing import NamedTuple
 
-from modelmill.serve.http2.frames import DATA, END_HEADERS, END_STREAM, HEAD_BYTES, HEADERS, LARGEST, WINDOW_UPDATE, head
+from modelmill.serve.http2.frames import DATA, END_HEADERS, END_STREAM, HEAD, HEAD_BYTES, HEADERS, LARGEST, WINDOW_UPDATE, head
 
-_HEAD = struct.Struct(">BHBBL")
 _UPDATE = struct.Struct(">BHBBLL")
 """A WINDOW_UPDATE, and of any longer frame the head."""
 _CREDIT = head(WINDOW_UPDATE, 0, 0, 4)
@@ -35,7 +34,7 @@ class Usual(NamedTuple):
 def usual(data: memoryview) -> Usual | None:
     """The request that `data` begins with, of at least LEAST_BYTES."""
     size = len(data)
-    high, low, kind, flags, stream = _HEAD.unpack_from(data)
+    high, low, kind, flags, stream = HEAD.unpack_from(data)
     at = HEAD_BYTES + low
     if kind != HEADERS or flags != END_HEADERS or high or at + _UPDATE.size > size or not 0 < stream <= LARGEST:
         return None
@@ -47,7 +46,7 @@ def usual(data: memoryview) -> Usual | None:
         if high or low != 4 or number != stream or at + HEAD_BYTES > size or not 0 < value <= LARGEST:
             return None
         window = value
-        high, low, kind, flags, number = _HEAD.unpack_from(data, at)
+        high, low, kind, flags, number = HEAD.unpack_from(data, at)
     begin = at + HEAD_BYTES
     body = high << 16 | low
     end = begin + body

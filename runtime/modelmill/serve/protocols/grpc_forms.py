@@ -8,44 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from modelmill.serve.http2.stream import JOINED_BYTES
-from modelmill.serve.protocols import raw
 from modelmill.serve.protocols.forms import MOST_BYTES, Layout, layout
-from modelmill.serve.protocols.oip_grpc import RAW_INPUT_CONTENTS, RAW_OUTPUT_CONTENTS, Raw, prefix
-from modelmill.serve.protocols.wire.inference import ModelInferResponse
+from modelmill.serve.protocols.oip_grpc import RAW_INPUT_CONTENTS, Answers, Raw, prefix
 from modelmill.serve.rows import Rows
-from modelmill.signature import Tensor
-
-Told = Sequence[tuple[tuple[int, ...], int]]
-"""Of each output the shape and the size in bytes."""
-
-
-class Answers:
-    """Answers to requests of one form. Most are shaped like the one before: then all but the tensors is the same."""
-
-    def __init__(self, answer: ModelInferResponse, asked: Iterable[Tensor]) -> None:
-        """`answer` is what the message says besides its outputs."""
-        self._answer = answer
-        self._asked = tuple(asked)
-        self._written: tuple[Told, list[bytes], bool] = ((), [], True)
-
-    def __call__(self, rows: Rows) -> list[bytes | memoryview]:
-        contents = [raw.content_of(tensor, rows.arrays[tensor.name]) for tensor in self._asked]
-        told = [(rows.arrays[tensor.name].shape, len(content)) for tensor, content in zip(self._asked, contents, strict=True)]
-        if told != self._written[0]:
-            self._written = told, self._write(told), sum(size for _, size in told) <= JOINED_BYTES
-        _, before, small = self._written
-        pieces = list(chain.from_iterable(zip(before, contents, strict=True)))
-        return [b"".join(pieces)] if small else pieces
-
-    def _write(self, told: Told) -> list[bytes]:
-        """What stands before each tensor."""
-        answer = ModelInferResponse()
-        answer.CopyFrom(self._answer)
-        for tensor, (shape, _) in zip(self._asked, told, strict=True):
-            answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
-        first, *others = [prefix(RAW_OUTPUT_CONTENTS, size) for _, size in told]
-        return [answer.SerializeToString() + first, *others]
 
 
 class Form:

@@ -6,12 +6,14 @@ the two, and FP16 and BF16 have only the raw form. Raw tensors become arrays wit
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from modelmill.datatypes import NUMPY, Array, objects
 from modelmill.serve.errors import BadRequest
+from modelmill.serve.http2.stream import JOINED_BYTES
 from modelmill.serve.protocols import raw as raw_tensors
 from modelmill.serve.protocols.wire.inference import (
     InferParameter,
@@ -42,6 +44,8 @@ SPLIT_BYTES = 64 << 10
 _FIXED = {1: 8, 5: 4}
 """Bytes of protobuf's fixed-size kinds."""
 Raw = Sequence[bytes | memoryview]
+Told = Sequence[tuple[tuple[int, ...], int]]
+"""Of each output the shape and the size in bytes."""
 
 
 def parsed(content: bytes | bytearray) -> tuple[ModelInferRequest, Raw]:
@@ -187,18 +191,34 @@ def _refuse(whose: str, parameters: Mapping[str, InferParameter]) -> None:
         raise BadRequest(f"{whose}: the parameter {unsupported[0]!r} is not supported")
 
 
-def encode(answer: ModelInferResponse, asked: Iterable[Tensor], rows: Rows) -> list[bytes | memoryview]:
-    """The message in pieces: `answer` with the outputs, then each tensor as it lies in memory.
+class Answers:
+    """Writes outputs as messages in pieces, each tensor as it lies in memory unless it is small.
 
-    Repeated fields may follow the rest of a message, so the tensors need not pass through protobuf's memory.
+    Repeated fields may follow the rest of a message, so the tensors need not pass through protobuf's memory. Most answers of
+    a form are shaped like the one before: then all but the tensors is the same.
     """
-    tail: list[bytes | memoryview] = []
-    for tensor in asked:
-        array = rows.arrays[tensor.name]
-        answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
-        content = raw_tensors.content_of(tensor, array)
-        tail += (prefix(RAW_OUTPUT_CONTENTS, len(content)), content)
-    return [answer.SerializeToString(), *tail]
+
+    def __init__(self, answer: ModelInferResponse, asked: Iterable[Tensor]) -> None:
+        """`answer` is what the message says besides its outputs."""
+        self._answer = answer
+        self._asked = tuple(asked)
+        self._written: tuple[Told, bytes, list[bytes]] | None = None
+
+    def __call__(self, rows: Rows) -> list[bytes | memoryview]:
+        contents = [raw_tensors.content_of(tensor, rows.arrays[tensor.name]) for tensor in self._asked]
+        told = [(rows.arrays[tensor.name].shape, len(content)) for tensor, content in zip(self._asked, contents, strict=True)]
+        if self._written is None or told != self._written[0]:
+            self._written = told, self._described(told), [prefix(RAW_OUTPUT_CONTENTS, size) for _, size in told]
+        _, described, prefixes = self._written
+        pieces = [described, *chain.from_iterable(zip(prefixes, contents, strict=True))]
+        return [b"".join(pieces)] if sum(map(len, contents)) <= JOINED_BYTES else pieces
+
+    def _described(self, told: Told) -> bytes:
+        answer = ModelInferResponse()
+        answer.CopyFrom(self._answer)
+        for tensor, (shape, _) in zip(self._asked, told, strict=True):
+            answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
+        return answer.SerializeToString()
 
 
 def in_stream(message: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:

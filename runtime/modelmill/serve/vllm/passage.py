@@ -128,15 +128,7 @@ class Passage(asyncio.Protocol):
             self._body += piece
 
     def on_message_complete(self) -> None:
-        if self._over:
-            return
-        sink = self._end()
-        if sink:
-            self._count()
-            sink.finish(whole=True)
-        else:
-            answer = self._response(flowing=False)
-            self._send(self._door.finished(self._request, answer, protocol=self._protocol, began=self._began))
+        self._finish(None)
 
     def _response(self, *, flowing: bool) -> Response:
         headers = self._head.headers
@@ -155,14 +147,18 @@ class Passage(asyncio.Protocol):
         self._fail(Expired(f"no whole answer within {self._forward.timeout_seconds:g} s"))
 
     def _fail(self, error: Exception) -> None:
+        self._finish(error)
+
+    def _finish(self, error: Exception | None) -> None:
+        """Once, with the first reason there is; None: the answer is whole."""
         if self._over:
             return
         sink = self._end()
         if sink:
             self._count()
-            sink.finish(whole=False)
+            sink.finish(whole=error is None)
         else:
-            answer = refused(error, self._protocol)
+            answer = self._response(flowing=False) if error is None else refused(error, self._protocol)
             self._send(self._door.finished(self._request, answer, protocol=self._protocol, began=self._began))
 
     def _count(self) -> None:
