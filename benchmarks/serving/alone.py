@@ -2,20 +2,24 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from benchmarks.serving import workloads
 from benchmarks.serving.figures import Figure, ratio
-from benchmarks.serving.load import Load, measured
+from benchmarks.serving.load import Load, told
 from benchmarks.serving.ours import GRPC_PORT_OFFSET, OURS, OURS_IN_JSON
 from benchmarks.serving.peers.peer import ROOT, Launch, Peer, Site
-from benchmarks.serving.process import Process
+from benchmarks.serving.process import Process, settle
 from benchmarks.serving.rounds import CONNECTIONS, tell
-from benchmarks.serving.server import Place, ready, started
+from benchmarks.serving.server import Place, Server, ready, started
 from benchmarks.serving.wires import Wire
 
 SINK = "a socket sink"
+TURNS = 8
+"""Of each side in a round, where what is compared differs little."""
+CONNECTED_SECONDS = 10
+"""After so long gRPC's clients have measured their connections' bandwidth, and seldom do so again."""
 MEMORY_ROUNDS = 3
 """Memory hardly varies, and each server has to be started anew."""
 
@@ -89,25 +93,57 @@ def big_tensor(place: Place, *, rounds: int, seconds: int) -> Figure:
 
 
 def grpc(place: Place, *, rounds: int, seconds: int) -> Figure:
-    """Requests a second over gRPC (raw tensors) by those over HTTP in JSON, on the encoder."""
-    workload, connections = workloads.WORKLOADS["encoder"], CONNECTIONS[-1]
-    with started(OURS_IN_JSON, workload, place) as server:
-        ready(server)
-        where = (str(server.port + GRPC_PORT_OFFSET), workload.name, str(connections))
+    """Requests a second over gRPC (raw tensors) by those over HTTP in JSON, on the encoder.
 
-        def over_grpc(duration: int) -> Load:
-            arguments = (*where, str(duration), str(place.folder / f"{workload.name}.npy"))
-            return measured((sys.executable, "-m", "benchmarks.serving.grpc_load", *arguments), core=place.load_core)
+    Either as its clients do it: calls at once over gRPC share a connection (all channels of a process to one address do),
+    over HTTP/1.1 each has its own. How gRPC does with as many connections is told beside it. The two differ by the hundredth
+    part that the model leaves, and the machine's speed by ten times that from minute to minute: a round is several turns
+    of each, forwards and backwards.
+    """
+    workload, calls = workloads.WORKLOADS["encoder"], CONNECTIONS[-1]
+    with ExitStack() as stack:
+        server = ready(stack.enter_context(started(OURS_IN_JSON, workload, place)))
+        server.process.resume()
+        one, many = (stack.enter_context(_grpc_load(server, workload, place, calls=calls, connections=n)) for n in (1, calls))
+        sides: list[Callable[[int], Load]] = [one, lambda duration: server.load(connections=calls, seconds=duration), many]
+        for side in sides:
+            side(CONNECTED_SECONDS)
+        shared, json, own = _turns(server, sides, rounds=rounds, seconds=seconds)
+    apart = ratio("", own, json, against="")
+    tell(f"the encoder, {calls} requests at once: gRPC over one connection {_numbers(shared)}/s, JSON {_numbers(json)}/s")
+    tell(f"gRPC over {calls} connections {_numbers(own)}/s, of JSON {apart.value:.3f} ({apart.low:.3f} to {apart.high:.3f})")
+    return ratio("grpc_vs_json_c64", shared, json, against=f"v2 JSON ({calls} connections: {apart.value:.3f})")
 
-        mine, theirs = _interleaved(
-            (
-                lambda: server.measured(over_grpc, seconds=seconds).rps,
-                lambda: server.measure(connections=connections, seconds=seconds).rps,
-            ),
-            rounds,
-        )
-    tell(f"the encoder with {connections} connections: gRPC {_numbers(mine)}/s, JSON {_numbers(theirs)}/s")
-    return ratio("grpc_vs_json_c64", mine, theirs, against="v2 JSON")
+
+@contextmanager
+def _grpc_load(
+    server: Server, workload: workloads.Workload, place: Place, *, calls: int, connections: int
+) -> Iterator[Callable[[int], Load]]:
+    """Sends for so many seconds, over connections that stay."""
+    arguments = (server.port + GRPC_PORT_OFFSET, workload.name, calls, connections, place.folder / f"{workload.name}.npy")
+    command = (sys.executable, "-m", "benchmarks.serving.grpc_load", *map(str, arguments))
+    name, env = f"grpc-load-{connections}", {"PYTHONPATH": str(ROOT)}
+    process = Process(name, command, core=place.load_core, env=env, folder=place.folder, talks=True)
+    assert process.child.stdin and process.child.stdout
+    say, hear = process.child.stdin, process.child.stdout
+
+    def line() -> str:
+        if not (found := hear.readline()):
+            raise process.failed("the load ended")
+        return found
+
+    def send(seconds: int) -> Load:
+        began, used = time.monotonic(), process.cpu_seconds()
+        say.write(f"{seconds}\n")
+        say.flush()
+        found = line()
+        return told(found, busy=(process.cpu_seconds() - used) / (time.monotonic() - began))
+
+    try:
+        line()
+        yield send
+    finally:
+        process.stop()
 
 
 def _sink(site: Site) -> Launch:
@@ -124,6 +160,20 @@ def _interleaved(pair: Sequence[Callable[[], float]], rounds: int) -> tuple[list
     for _ in range(rounds):
         results[0].append(first())
         results[1].append(second())
+    return results
+
+
+def _turns(server: Server, sides: Sequence[Callable[[int], Load]], *, rounds: int, seconds: int) -> list[list[float]]:
+    """By side, each round's mean rate of its turns."""
+    results: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        sums = [0.0] * len(sides)
+        for turn in range(TURNS):
+            for i in range(len(sides))[:: -1 if turn % 2 else 1]:
+                settle(server.process)
+                sums[i] += sides[i](seconds).rps
+        for each, total in zip(results, sums, strict=True):
+            each.append(total / TURNS)
     return results
 
 

@@ -58,18 +58,23 @@ def run(folder: Path, *, port: int, connections: int, seconds: int, core: int, s
 
 
 def measured(command: Sequence[str], *, core: int) -> Load:
-    """Runs a program that ends with a line of JSON as rotate.lua writes it. Raises Broken."""
+    """Runs a program that ends with a line as rotate.lua writes it. Raises Broken."""
     began, used = time.monotonic(), _children_seconds()
     ended = subprocess.run(["taskset", "-c", str(core), *command], capture_output=True, text=True, check=False)
     if ended.returncode:
         raise Broken(f"{command[0]}: {(ended.stderr or ended.stdout).strip()}")
-    told: Mapping[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return told(ended.stdout.splitlines()[-1], busy=(_children_seconds() - used) / (time.monotonic() - began))
+
+
+def told(line: str, *, busy: float) -> Load:
+    """What a line says that rotate.lua, or a program like it, has written."""
+    read: Mapping[str, float] = json.loads(line)
     return Load(
-        rps=(told["answers"] - told["refused"]) / told["seconds"],
-        p50=told["p50"],
-        p99=told["p99"],
-        failed=int(told["refused"] + told["broken"]),
-        busy=(_children_seconds() - used) / (time.monotonic() - began),
+        rps=(read["answers"] - read["refused"]) / read["seconds"],
+        p50=read["p50"],
+        p99=read["p99"],
+        failed=int(read["refused"] + read["broken"]),
+        busy=busy,
     )
 
 

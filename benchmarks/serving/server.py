@@ -6,7 +6,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -100,16 +100,12 @@ class Server:
         return float(np.abs(given - expected).max() / np.abs(expected).max())
 
     def measure(self, *, connections: int, seconds: int) -> Load:
-        return self.measured(lambda duration: self._load(connections, duration), seconds=seconds)
-
-    def measured(self, send: Callable[[int], Load], *, seconds: int) -> Load:
-        """`send` loads the server for so many seconds; first for the warm-up."""
         self.process.resume()
         try:
-            send(WARM_UP_SECONDS)
+            self.load(connections=connections, seconds=WARM_UP_SECONDS)
             settle(self.process)
             began, machine, own = time.monotonic(), machine_cpu_seconds(), self.process.cpu_seconds()
-            told = send(seconds)
+            told = self.load(connections=connections, seconds=seconds)
             spent, own = time.monotonic() - began, self.process.cpu_seconds() - own
             others = (machine_cpu_seconds() - machine - own) / spent - told.busy
             return replace(told, others=max(0.0, others))
@@ -120,7 +116,7 @@ class Server:
             settle(self.process)
             self.process.pause()
 
-    def _load(self, connections: int, seconds: int) -> Load:
+    def load(self, *, connections: int, seconds: int) -> Load:
         return load.run(
             self._requests,
             port=self.port,

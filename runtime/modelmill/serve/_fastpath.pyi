@@ -1,7 +1,21 @@
 # The interface of runtime/native/fastpath.
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from modelmill.datatypes import Array
+from modelmill.serve.http2.front import PlainFront as Front
+
+__all__ = ["Batch", "Front", "Gate", "Slot", "frames"]
+
+def frames(
+    stream: int,
+    headers: bytes | None,
+    data: Sequence[bytes | memoryview],
+    size: int,
+    last: bool,
+    trailers: bytes | None,
+    /,
+) -> bytes:
+    """`joined_answer` of modelmill/serve/http2/frames.py."""
 
 class Slot:
     """One request under way."""

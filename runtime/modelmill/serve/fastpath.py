@@ -26,14 +26,10 @@ from modelmill.serve.batcher import Batcher
 from modelmill.serve.errors import BadRequest, ModelFailed, Refusal
 from modelmill.serve.heads import UNLIKE
 from modelmill.serve.http import Request, Response
+from modelmill.serve.native import fastpath as _fastpath
 from modelmill.serve.protocols import oip_binary
 from modelmill.serve.rows import Rows
 from modelmill.signature import Signature, Tensor
-
-try:
-    from modelmill.serve import _fastpath
-except ImportError:
-    _fastpath = None  # type: ignore[assignment]  # built without a compiler
 
 if TYPE_CHECKING:
     from modelmill.serve.frontdoor import FrontDoor

@@ -386,10 +386,10 @@ def _outcome(server: Grpc, row: list[float], **options: Any) -> Any:
 def test_a_bug_of_the_server_is_logged_and_not_told(
     server: Grpc, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(model: str, version: str | None = None) -> None:
+    def broken(*args: object, **options: object) -> None:
         raise RuntimeError("the password is swordfish")
 
-    monkeypatch.setattr(server.handle.server.inference, "require", broken)
+    monkeypatch.setattr(server.handle.server.inference, "submit", broken)
     with pytest.raises(triton.InferenceServerException, match="internal error: RuntimeError") as refused:
         server.client.infer("m", [x()])
     assert refused.value.status() == "StatusCode.INTERNAL"

@@ -3,8 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 from modelmill.serve.errors import BadRequest, Refusal
 from modelmill.serve.grpc.exchange import Accounts, Exchange, Message, Method
@@ -20,9 +18,9 @@ _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 def timeout_of(headers: Headers) -> float | None:
     """How many seconds the client waits."""
-    text = headers.get("grpc-timeout")
-    if text is None:
+    if "grpc-timeout" not in headers:
         return None
+    text = headers["grpc-timeout"]
     if not (text[:-1].isascii() and text[:-1].isdigit()) or text[-1] not in _UNITS:
         raise BadRequest(f"grpc-timeout {text[:40]!r} is not a number and a unit")
     return int(text[:-1]) * _UNITS[text[-1]]
@@ -33,22 +31,24 @@ def refuse(stream: Stream, refusal: Refused) -> None:
     stream.send(trailers=hpack.encode([*HEADERS, *refusal.fields()]))
 
 
-class Unary:
+class Unary(Exchange):
+    __slots__ = ("_headers", "_limits", "_message", "_messages", "_running", "_since", "_stream", "_timeout")
+
     def __init__(self, stream: Stream, headers: Headers, *, method: Method, accounts: Accounts, limits: Limits) -> None:
+        super().__init__(accounts, method)
         self._stream = stream
         self._timeout = timeout_of(headers)
-        self._method = method
-        self._accounts = accounts
         self._limits = limits
         self._headers = headers
         self._messages: Messages | None = None
         """Where the first piece was not all of the message."""
         self._message: Message | None = None
-        self._began = time.perf_counter()
-        self._exchange: Exchange | None = None
+        self._since = time.perf_counter()
+        self._running = False
 
     def data(self, piece: memoryview) -> None:
-        self._stream.consumed(len(piece))
+        if not self._stream.ended:
+            self._stream.consumed(len(piece))
         if self._messages is None:
             if self._message is None and (message := whole(piece, max_bytes=self._limits.max_body_bytes)) is not None:
                 self._message = message
@@ -66,35 +66,37 @@ class Unary:
         if self._message is None:
             self._refuse(refused(BadRequest("the call ended without a complete message")))
             return
-        self._exchange = Exchange(self._accounts, self._method)
-        self._exchange.run(self._message, remaining=self._timeout, then=self._answer)
+        self._running = True
+        self.run(self._message, remaining=self._timeout)
 
-    def _answer(self, outcome: Pieces | Refused) -> None:
+    def answered(self, outcome: Pieces | Refused) -> None:
         if isinstance(outcome, Refused):
             refuse(self._stream, outcome)
         else:
             self._stream.send(headers=HEAD, data=framed(outcome), trailers=DONE)
 
     def _refuse(self, refusal: Refused) -> None:
-        self._count(refusal)
+        self._count_early(refusal)
         refuse(self._stream, refusal)
 
     @property
-    def _received(self) -> int:
+    def _arrived(self) -> int:
+        """Bytes of a message that is not complete."""
         return self._messages.received if self._messages else 0
 
-    def _count(self, refusal: Refused) -> None:
-        self._accounts.count(self._method, refusal, began=self._began, received=self._received)
+    def _count_early(self, refusal: Refused) -> None:
+        """Of a request that has not run."""
+        self._accounts.count(self._method, refusal, began=self._since, received=self._arrived)
 
     def gone(self) -> None:
-        if self._exchange:
-            self._exchange.cancel()
+        if self._running:
+            self.cancel()
         else:
-            self._count(CANCELLED)
+            self._count_early(CANCELLED)
 
     def overdue(self) -> bool:
-        allowed = self._limits.grace_seconds + self._received / self._limits.least_bytes_per_second
-        return self._exchange is None and time.perf_counter() - self._began > allowed
+        allowed = self._limits.grace_seconds + self._arrived / self._limits.least_bytes_per_second
+        return not self._running and time.perf_counter() - self._since > allowed
 
     def leave(self) -> None:
         """It is answered first."""
@@ -103,13 +105,19 @@ class Unary:
         pass
 
 
-@dataclass(slots=True)
-class _Place:
-    """A request's place in the order of the answers."""
+class _Place(Exchange):
+    """One of a stream's requests, in the order of the answers."""
 
-    message: Message
-    exchange: Exchange
-    answer: Pieces | None = None
+    __slots__ = ("_stream", "answer", "message")
+
+    def __init__(self, accounts: Accounts, method: Method, *, message: Message, stream: "Streaming") -> None:
+        super().__init__(accounts, method)
+        self._stream = stream
+        self.message = message
+        self.answer: Pieces | None = None
+
+    def answered(self, outcome: Pieces | Refused) -> None:
+        self._stream.answered(self, outcome)
 
 
 class Streaming:
@@ -194,14 +202,14 @@ class Streaming:
     def _start(self) -> None:
         while self._ready and len(self._places) < self._most and not self._stream.blocked:
             message = self._ready.popleft()
-            place = _Place(message, Exchange(self._accounts, self._method))
+            place = _Place(self._accounts, self._method, message=message, stream=self)
             self._places.append(place)
-            place.exchange.run(message, remaining=self._remaining(), then=partial(self._answered, place))
+            place.run(message, remaining=self._remaining())
 
     def _remaining(self) -> float | None:
         return None if self._timeout is None else self._began + self._timeout - time.perf_counter()
 
-    def _answered(self, place: _Place, outcome: Pieces | Refused) -> None:
+    def answered(self, place: _Place, outcome: Pieces | Refused) -> None:
         place.answer = self._error(place.message, outcome.details) if isinstance(outcome, Refused) else outcome
         self._pump()
 
@@ -218,7 +226,7 @@ class Streaming:
         self._ready.clear()
         for place in self._places:
             if place.answer is None:
-                place.exchange.cancel()
+                place.cancel()
         self._places.clear()
 
     def gone(self) -> None:

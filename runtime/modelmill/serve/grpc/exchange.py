@@ -1,6 +1,7 @@
 """One request of a call and its answer: run, counted once, and cancelled when its client goes away."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,18 +68,20 @@ class Accounts:
             self._access.write(method="POST", path=method.path, status=status, seconds=seconds, received=received, sent=sent)
 
 
-class Exchange:
-    __slots__ = ("_accounts", "_began", "_call", "_deadline", "_encode", "_method", "_received", "_then")
+class Exchange(ABC):
+    __slots__ = ("_accounts", "_began", "_call", "_deadline", "_encode", "_method", "_received")
 
     def __init__(self, accounts: Accounts, method: Method) -> None:
         self._accounts = accounts
         self._method = method
         self._call: Call | None = None
-        self._began = time.perf_counter()
 
-    def run(self, message: Message, *, remaining: float | None, then: Callable[[Pieces | Refused], None]) -> None:
-        """`then` gets the outcome, at once or later, unless the exchange is cancelled first."""
-        self._then = then
+    @abstractmethod
+    def answered(self, outcome: Pieces | Refused) -> None:
+        """Called once when it has run, at once or later, unless it is cancelled first."""
+
+    def run(self, message: Message, *, remaining: float | None) -> None:
+        self._began = time.perf_counter()
         self._received = len(message)
         self._deadline = None if remaining is None else self._began + remaining
         try:
@@ -102,7 +105,8 @@ class Exchange:
         self._accounts.concurrency.leave()
         call.cancel()
         late = self._deadline is not None and time.perf_counter() > self._deadline - CLOCKS_SECONDS
-        self._count(TOO_LATE if late else CANCELLED)
+        outcome = TOO_LATE if late else CANCELLED
+        self._accounts.count(self._method, outcome, began=self._began, received=self._received)
 
     def _done(self, outcome: Rows | Refusal) -> None:
         self._call = None
@@ -114,8 +118,5 @@ class Exchange:
         self._end(answer)
 
     def _end(self, answer: Pieces | Refused) -> None:
-        self._count(answer)
-        self._then(answer)
-
-    def _count(self, outcome: Pieces | Refused) -> None:
-        self._accounts.count(self._method, outcome, began=self._began, received=self._received)
+        self._accounts.count(self._method, answer, began=self._began, received=self._received)
+        self.answered(answer)

@@ -5,17 +5,14 @@ from collections.abc import Iterator, Mapping
 
 from modelmill.serve.errors import BadRequest
 from modelmill.serve.grpc.status import TooLarge, Unimplemented
-from modelmill.serve.http2.stream import JOINED_BYTES, Pieces
+from modelmill.serve.http2.stream import Pieces
 
 PREFIX_BYTES = 5
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
 
 def framed(message: Pieces) -> Pieces:
-    prefix = b"\0" + sum(map(len, message)).to_bytes(4, "big")
-    if len(message) == 1 and len(message[0]) <= JOINED_BYTES:
-        return [b"".join((prefix, message[0]))]
-    return [prefix, *message]
+    return [b"\0" + sum(map(len, message)).to_bytes(4, "big"), *message]
 
 
 def whole(piece: memoryview, *, max_bytes: int) -> bytearray | None:

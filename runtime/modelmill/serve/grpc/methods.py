@@ -64,8 +64,8 @@ class InferenceService:
     def _infer(self, message: Message, remaining: float | None) -> Question:
         form = self._forms.get(len(message))
         if form and (rows := form.rows(message)):
-            self._inference.require(self._inference.model, form.version)
-            return Question(rows=rows, options=_options(form.parameters, remaining), encode=form.encode)
+            options = form.options if remaining is None else _options(form.parameters, remaining)
+            return Question(rows=rows, options=options, encode=form.encode)
         return self._question(message, remaining, m.ModelInferResponse(), learn=True)
 
     def _stream_infer(self, message: Message, remaining: float | None) -> Question:
@@ -81,8 +81,7 @@ class InferenceService:
     ) -> Question:
         inference = self._inference
         request, raw = codec.parsed(message)
-        version = request.model_version or None
-        inference.require(request.model_name, version)
+        inference.require(request.model_name, request.model_version or None)
         arrays = codec.decode(inference.inputs, request, raw)
         asked = codec.outputs_asked(inference.outputs, request)
         parameters = codec.parameters_of(request.parameters)
@@ -91,7 +90,7 @@ class InferenceService:
         rows, encode = inference.rows(arrays), codec.Answers(answer, asked)
         # A name of its own makes each request another; of a large one reading it is no cost.
         learn = learn and bool(raw) and not request.id and len(message) < codec.SPLIT_BYTES
-        if learn and (form := form_of(message, raw, rows, arrays, encode=encode, parameters=parameters, version=version)):
+        if learn and (form := form_of(message, raw, rows, arrays, encode=encode, parameters=parameters)):
             self._forms.learn(len(message), form)
         return Question(rows=rows, options=options, encode=encode)
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, cast
 
 from modelmill.serve.http2 import frames
 from modelmill.serve.http2.frames import ConnectionFailed, Error, StreamFailed
+from modelmill.serve.http2.front import Front
 from modelmill.serve.http2.headers import HeaderReader, Headers
 from modelmill.serve.http2.outgoing import Outgoing
 from modelmill.serve.http2.reader import MAX_FRAME, Reader
 from modelmill.serve.http2.stream import WINDOW, Pieces, Stream
-from modelmill.serve.http2.usual import LEAST_BYTES, usual
 from modelmill.serve.port import PortConnection
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CONNECTION_WINDOW = 16 << 20
 MAX_CONTROL = 1000
 """Pings, settings and streams given up or broken that a client may send between two sweeps."""
+MAX_PINGS = 100
+"""That are answered at once between two sweeps; the ones beyond them are counted too."""
 SILENT_SECONDS = 60.0
 """A client that has streams and says nothing for so long is asked whether it still lives."""
 ANSWER_SECONDS = 20.0
@@ -43,7 +45,7 @@ _CONTROL = frozenset({frames.RST_STREAM, frames.SETTINGS, frames.PING})
 _OF_CONNECTION = frozenset({frames.SETTINGS, frames.PING, frames.GOAWAY})
 
 
-class Connection(PortConnection):
+class Connection(Front, PortConnection):
     transport: asyncio.Transport
 
     def __init__(self, port: "Port") -> None:
@@ -73,12 +75,15 @@ class Connection(PortConnection):
         self._ends = False
         self._uncredited = 0
         self.outgoing = Outgoing()
+        self.listen(port.scratch, self._headers.known)
+        self.pings = MAX_PINGS
 
     # --- the transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not asserted: uvloop's transports do not inherit from asyncio's.
         self.transport = cast(asyncio.Transport, transport)
+        self.answer_by(self.transport.write)
         self._port.connections.add(self)
         port = self._port
         most = {frames.MAX_HEADER_LIST_SIZE: port.limits.max_head_bytes, frames.MAX_CONCURRENT_STREAMS: port.max_streams}
@@ -86,26 +91,20 @@ class Connection(PortConnection):
         self.write([frames.settings({**SETTINGS, **most}), window])
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._closing = True
+        self._closing, self.between = True, False
         self._port.connections.discard(self)
         for stream in tuple(self.streams.values()):
             self._drop(stream)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._port.scratch
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def received(self, begin: int, end: int) -> None:
         if self._closing:
             return
         self._active = self._loop.time()
-        data = self._port.scratch[:nbytes]
         try:
-            while len(data) >= LEAST_BYTES and (taken := self._take_usual(data)):
-                data = data[taken:]
-            if data:
-                self._reader.feed(data)
+            self._reader.feed(self._port.scratch[begin:end])
         except ConnectionFailed as failure:
             self._close(failure.code, str(failure))
+        self.between = self._greeted and self._block is None and self._reader.between and not self._closing
 
     def pause_writing(self) -> None:
         self.outgoing.pause(self._loop.time())
@@ -121,29 +120,28 @@ class Connection(PortConnection):
     def now(self) -> float:
         return self._loop.time()
 
-    def _take_usual(self, data: memoryview) -> int:
-        """How many bytes were a whole request, of which only the contents are new; 0: nothing has happened."""
-        found = usual(data) if self._greeted and self._block is None and self._reader.between else None
-        if found is None or found.stream <= self._last or not found.stream % 2:
-            return 0
-        headers, window = self._headers.known(found.block), self.outgoing.initial_window + found.window
+    def request(self, headers: Headers, stream: int, window: int, credit: int, begin: int, size: int) -> bool:
+        window += self.outgoing.initial_window
         full = len(self.streams) >= self._port.max_streams or window > frames.LARGEST
-        if headers is None or full or self._left or self._ending:
-            return 0
-        self._last = found.stream
-        self._received(found.size)
-        if found.credit:
-            self.outgoing.open(found.credit, self._active)
-        stream = self.streams[found.stream] = Stream(self, found.stream, send_window=window, ended=True)
+        if stream <= self._last or not stream % 2 or full or self._left or self._ending:
+            return False
+        self._active = self._loop.time()
+        self._last = stream
+        self._received(size)
+        opened = self.streams[stream] = Stream(self, stream, send_window=window, ended=True)
         try:
-            stream.receiver = receiver = self._port.open(stream, headers)
+            if credit:
+                self.outgoing.open(credit, self._active)
+            opened.receiver = receiver = self._port.open(opened, headers)
             if receiver:
-                receiver.data(data[found.begin : found.begin + found.size])
-            if receiver and not stream.answered:
+                receiver.data(self._port.scratch[begin : begin + size])
+            if receiver and not opened.answered:
                 receiver.end()
         except StreamFailed as failure:
             self._fail(failure)
-        return found.end
+        except ConnectionFailed as failure:
+            self._close(failure.code, str(failure))
+        return True
 
     # --- the reader's side
 
@@ -290,10 +288,11 @@ class Connection(PortConnection):
     def forget(self, stream: Stream) -> None:
         """The stream has ended, on this side at least."""
         self.streams.pop(stream.number, None)
-        self.outgoing.forget(stream)
+        self.outgoing.waiting.pop(stream, None)
         if self._target is stream:
             self._target = None
-        self._close_when_done()
+        if self._left:
+            self._close_when_done()
 
     # --- settings and pings
 
@@ -346,6 +345,8 @@ class Connection(PortConnection):
 
     def sweep(self, now: float) -> None:
         limits = self._port.limits
+        if self.pings < MAX_PINGS:
+            self._active, self.pings = now, MAX_PINGS
         self._control = 0
         for stream in tuple(self.streams.values()):
             if stream.receiver and stream.receiver.overdue():
@@ -364,10 +365,10 @@ class Connection(PortConnection):
 
     def _close_when_done(self) -> None:
         if self._left and not self.streams and not self._closing:
-            self._closing = True
+            self._closing, self.between = True, False
             self.transport.close()
 
     def _close(self, code: Error, message: str) -> None:
         self.write([frames.goaway(self._last, code, message)])
-        self._closing = True
+        self._closing, self.between = True, False
         self.transport.close()

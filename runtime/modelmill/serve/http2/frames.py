@@ -2,6 +2,9 @@
 
 import enum
 import struct
+from collections.abc import Sequence
+
+from modelmill.serve.native import fastpath
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD_BYTES = 9
@@ -71,6 +74,31 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 def number(kind: int, stream: int, value: int) -> bytes:
     """A frame whose payload is one number: RST_STREAM, WINDOW_UPDATE."""
     return head(kind, 0, stream, 4) + value.to_bytes(4, "big")
+
+
+def answer(
+    stream: int, headers: bytes | None, data: Sequence[bytes | memoryview], size: int, last: bool, trailers: bytes | None
+) -> list[bytes | memoryview]:
+    """Headers, data of `size` bytes, with `last` the stream's last, and trailers, which end it; as far as there are any."""
+    pieces: list[bytes | memoryview] = []
+    if headers is not None:
+        pieces += (head(HEADERS, END_HEADERS, stream, len(headers)), headers)
+    if size or last:
+        pieces += (head(DATA, END_STREAM if last else 0, stream, size), *data)
+    if trailers is not None:
+        pieces += (head(HEADERS, END_HEADERS | END_STREAM, stream, len(trailers)), trailers)
+    return pieces
+
+
+def joined_answer(
+    stream: int, headers: bytes | None, data: Sequence[bytes | memoryview], size: int, last: bool, trailers: bytes | None, /
+) -> bytes:
+    """The same in one piece of memory."""
+    return b"".join(answer(stream, headers, data, size, last, trailers))
+
+
+if fastpath:
+    joined_answer = fastpath.frames
 
 
 def settings(values: dict[int, int]) -> bytes:

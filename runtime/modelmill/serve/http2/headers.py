@@ -17,23 +17,20 @@ BREAKS = re.compile("[\0\r\n]")
 class HeaderReader:
     def __init__(self, *, max_bytes: int) -> None:
         self._decoder = Decoder(max_bytes=max_bytes)
-        self._known: dict[bytes, Headers | None] = {}
-
-    def known(self, block: bytes) -> Headers | None:
+        self.known: dict[bytes, Headers | None] = {}
         """What the same bytes meant before, and still do."""
-        return self._known.get(block)
 
     def read(self, block: bytes) -> Headers | None:
         """None: the request is malformed."""
-        if block in self._known:
-            return self._known[block]
+        if block in self.known:
+            return self.known[block]
         before = self._decoder.changes
         headers = request_headers(self._decoder.decode(block))
         if self._decoder.changes != before:
             # The same bytes mean something else from now on.
-            self._known.clear()
-        elif len(self._known) < MAX_KNOWN:
-            self._known[block] = headers
+            self.known.clear()
+        elif len(self.known) < MAX_KNOWN:
+            self.known[block] = headers
         return headers
 
 

@@ -11,7 +11,8 @@ class Outgoing:
     def __init__(self) -> None:
         self.window = self.initial_window = frames.DEFAULT_WINDOW
         self.largest_frame = frames.DEFAULT_FRAME
-        self._waiting: dict[Stream, None] = {}
+        self.waiting: dict[Stream, None] = {}
+        """Streams with more to write than the windows allow."""
         self._paused = False
         """The transport has enough: the client does not read."""
         self._since = 0.0
@@ -24,7 +25,7 @@ class Outgoing:
 
     def stuck_seconds(self, now: float) -> float:
         """How long the client has not taken what waits for it."""
-        return now - self._since if self._paused or self._waiting else 0.0
+        return now - self._since if self._paused or self.waiting else 0.0
 
     def pause(self, now: float) -> None:
         self._paused, self._since = True, now
@@ -34,22 +35,19 @@ class Outgoing:
         self.flush_all()
 
     def wait(self, stream: Stream, now: float) -> None:
-        if not self._waiting:
+        if not self.waiting:
             self._since = now
-        self._waiting[stream] = None
+        self.waiting[stream] = None
         self.flush(stream)
 
-    def forget(self, stream: Stream) -> None:
-        self._waiting.pop(stream, None)
-
     def flush(self, stream: Stream) -> None:
-        if stream in self._waiting and stream.flush() and stream in self._waiting:
-            del self._waiting[stream]
+        if stream in self.waiting and stream.flush() and stream in self.waiting:
+            del self.waiting[stream]
             if stream.receiver:
                 stream.receiver.drained()
 
     def flush_all(self) -> None:
-        for stream in tuple(self._waiting):
+        for stream in tuple(self.waiting):
             if self.room > 0:
                 self.flush(stream)
 
@@ -63,7 +61,7 @@ class Outgoing:
         self.window += size
         if not size or self.window > frames.LARGEST:
             raise ConnectionFailed(Error.FLOW_CONTROL_ERROR if size else Error.PROTOCOL_ERROR, f"a window of {size}")
-        if self._waiting:
+        if self.waiting:
             self.flush_all()
 
     def set(self, key: int, value: int, streams: Iterable[Stream]) -> None:

@@ -17,7 +17,9 @@ from modelmill.serve.http2.frames import (
     WINDOW_UPDATE,
     Error,
     StreamFailed,
+    answer,
     head,
+    joined_answer,
     number,
 )
 
@@ -90,22 +92,20 @@ class Stream:
         """Blocks of headers (before anything else), data, and trailers, which end the stream; so does `last` data."""
         connection, size = self._connection, sum(map(len, data))
         outgoing = connection.outgoing
-        out: list[bytes | memoryview] = []
-        if headers is not None:
-            out += (head(HEADERS, END_HEADERS, self.number, len(headers)), headers)
         if self._queue or size > min(outgoing.room, self.send_window, outgoing.largest_frame):
-            connection.write(out)
+            if headers is not None:
+                connection.write([head(HEADERS, END_HEADERS, self.number, len(headers)), headers])
             if size:
                 self._queue.extend(memoryview(piece) for piece in (data if size > JOINED_BYTES else (b"".join(data),)) if piece)
             self._trailers, self._ends = trailers, last
             outgoing.wait(self, connection.now())
             return
-        if size or last:
-            self._spend(size)
-            out += (head(DATA, END_STREAM if last else 0, self.number, size), *data)
-        if trailers is not None:
-            out += (head(HEADERS, END_HEADERS | END_STREAM, self.number, len(trailers)), trailers)
-        connection.write([b"".join(out)] if size <= JOINED_BYTES else out)
+        self.send_window -= size
+        outgoing.window -= size
+        if size <= JOINED_BYTES:
+            connection.transport.write(joined_answer(self.number, headers, data, size, last, trailers))
+        else:
+            connection.write(answer(self.number, headers, data, size, last, trailers))
         if trailers is not None or last:
             self._finish()
 
@@ -117,7 +117,8 @@ class Stream:
             size = min(len(piece), outgoing.room, self.send_window, outgoing.largest_frame)
             if size <= 0:
                 return False
-            self._spend(size)
+            self.send_window -= size
+            outgoing.window -= size
             if size < len(piece):
                 self._queue[0] = piece[size:]
             else:
@@ -142,10 +143,6 @@ class Stream:
         elif not self.lingers:
             # The answer is complete without the rest of the request.
             self.reset(Error.NO_ERROR)
-
-    def _spend(self, size: int) -> None:
-        self.send_window -= size
-        self._connection.outgoing.window -= size
 
     def open_window(self, size: int) -> None:
         """The client takes so many bytes more."""

@@ -33,9 +33,9 @@ class Layout:
 
     def rows(self, content: bytes | bytearray | memoryview) -> Rows:
         """Views of `content`."""
-        arrays: dict[str, Array] = {
-            name: np.ndarray(shape, dtype, content, offset) for name, dtype, shape, offset in self.tensors
-        }
+        arrays: dict[str, Array] = {}
+        for name, dtype, shape, offset in self.tensors:
+            arrays[name] = np.ndarray(shape, dtype, content, offset)
         return Rows(arrays, self.count, self.key, self.length)
 
 

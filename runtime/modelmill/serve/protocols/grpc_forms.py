@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from modelmill.serve.options import options_of
 from modelmill.serve.protocols.forms import MOST_BYTES, Layout, layout
 from modelmill.serve.protocols.oip_grpc import RAW_INPUT_CONTENTS, Answers, Raw, prefix
 from modelmill.serve.rows import Rows
 
 
 class Form:
-    __slots__ = ("_begin", "_heads", "_layout", "encode", "parameters", "version")
+    __slots__ = ("_begin", "_heads", "_layout", "encode", "options", "parameters")
 
     def __init__(
         self,
@@ -24,7 +25,6 @@ class Form:
         *,
         encode: Answers,
         parameters: Mapping[str, Any],
-        version: str | None,
     ) -> None:
         """`begin`: all before the raw tensors; `heads`: what stands before each of them, and where it ends."""
         self._begin = begin
@@ -32,7 +32,8 @@ class Form:
         self._layout = found
         self.encode = encode
         self.parameters = parameters
-        self.version = version
+        self.options = options_of(parameters)
+        """Where the client gives no deadline of its own."""
 
     def rows(self, message: bytes | bytearray) -> Rows | None:
         """None: this message of the same length is another."""
@@ -52,9 +53,11 @@ def form_of(
     *,
     encode: Answers,
     parameters: Mapping[str, Any],
-    version: str | None,
 ) -> Form | None:
-    """`tensors` as they were sent, called `names`; None where others may not be taken by this message."""
+    """`tensors` as they were sent, called `names`; None where others may not be taken by this message.
+
+    Model and version are among what is compared, and were found to be this pod's.
+    """
     heads, end = [], len(message) - sum(len(each) + len(prefix(RAW_INPUT_CONTENTS, len(each))) for each in tensors)
     begin = bytes(message[:end])
     for each in tensors:
@@ -66,4 +69,4 @@ def form_of(
     as_sent = b"".join(chain.from_iterable((head, bytes(each)) for (_, head), each in zip(heads, tensors, strict=True)))
     if not heads or len(begin) > MOST_BYTES or not message.endswith(as_sent) or (found := layout(rows, ends)) is None:
         return None
-    return Form(begin, heads, found, encode=encode, parameters=parameters, version=version)
+    return Form(begin, heads, found, encode=encode, parameters=parameters)

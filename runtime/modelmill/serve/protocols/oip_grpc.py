@@ -13,7 +13,6 @@ import numpy as np
 
 from modelmill.datatypes import NUMPY, Array, objects
 from modelmill.serve.errors import BadRequest
-from modelmill.serve.http2.stream import JOINED_BYTES
 from modelmill.serve.protocols import raw as raw_tensors
 from modelmill.serve.protocols.wire.inference import (
     InferParameter,
@@ -192,7 +191,7 @@ def _refuse(whose: str, parameters: Mapping[str, InferParameter]) -> None:
 
 
 class Answers:
-    """Writes outputs as messages in pieces, each tensor as it lies in memory unless it is small.
+    """Writes outputs as messages in pieces, each tensor as it lies in memory.
 
     Repeated fields may follow the rest of a message, so the tensors need not pass through protobuf's memory. Most answers of
     a form are shaped like the one before: then all but the tensors is the same.
@@ -205,13 +204,16 @@ class Answers:
         self._written: tuple[Told, bytes, list[bytes]] | None = None
 
     def __call__(self, rows: Rows) -> list[bytes | memoryview]:
-        contents = [raw_tensors.content_of(tensor, rows.arrays[tensor.name]) for tensor in self._asked]
-        told = [(rows.arrays[tensor.name].shape, len(content)) for tensor, content in zip(self._asked, contents, strict=True)]
+        contents, told = [], []
+        for tensor in self._asked:
+            array = rows.arrays[tensor.name]
+            content = raw_tensors.content_of(tensor, array)
+            contents.append(content)
+            told.append((array.shape, len(content)))
         if self._written is None or told != self._written[0]:
             self._written = told, self._described(told), [prefix(RAW_OUTPUT_CONTENTS, size) for _, size in told]
         _, described, prefixes = self._written
-        pieces = [described, *chain.from_iterable(zip(prefixes, contents, strict=True))]
-        return [b"".join(pieces)] if sum(map(len, contents)) <= JOINED_BYTES else pieces
+        return [described, *chain.from_iterable(zip(prefixes, contents, strict=True))]
 
     def _described(self, told: Told) -> bytes:
         answer = ModelInferResponse()
