@@ -83,7 +83,7 @@ def measure(
     if BIG_TENSOR in arguments.workloads:
         found.append(alone.big_tensor(place, rounds=rounds, seconds=seconds))
     if GRPC in arguments.workloads:
-        found.append(alone.grpc(place, rounds=rounds, seconds=seconds))
+        found.append(alone.grpc(place, rounds=rounds))
     if MEMORY in arguments.workloads and "triton" in arguments.peers:
         found.append(alone.memory(place, PEERS["triton"][0], rounds=rounds, seconds=seconds))
     if FIRST_ANSWER in arguments.workloads:

@@ -16,10 +16,9 @@ from benchmarks.serving.server import Place, Server, ready, started
 from benchmarks.serving.wires import Wire
 
 SINK = "a socket sink"
-TURNS = 8
-"""Of each side in a round, where what is compared differs little."""
-CONNECTED_SECONDS = 10
-"""After so long gRPC's clients have measured their connections' bandwidth, and seldom do so again."""
+TURNS, TURN_SECONDS = 3, 10
+"""Of each side in a round, where what is compared differs little. In short turns it counts that a client in Python takes
+longer to have all its calls under way: the first batches are small (a hundredth in turns of 2 s)."""
 MEMORY_ROUNDS = 3
 """Memory hardly varies, and each server has to be started anew."""
 
@@ -92,13 +91,13 @@ def big_tensor(place: Place, *, rounds: int, seconds: int) -> Figure:
     return ratio("big_tensor_vs_socket_sink", mine, theirs, against=SINK)
 
 
-def grpc(place: Place, *, rounds: int, seconds: int) -> Figure:
+def grpc(place: Place, *, rounds: int) -> Figure:
     """Requests a second over gRPC (raw tensors) by those over HTTP in JSON, on the encoder.
 
     Either as its clients do it: calls at once over gRPC share a connection (all channels of a process to one address do),
-    over HTTP/1.1 each has its own. How gRPC does with as many connections is told beside it. The two differ by the hundredth
-    part that the model leaves, and the machine's speed by ten times that from minute to minute: a round is several turns
-    of each, forwards and backwards.
+    over HTTP/1.1 each has its own. How gRPC does with as many connections is told beside it. The server spends a thirtieth of
+    its time outside the model, so the two cannot differ by more, and the machine's speed changes by ten times that from
+    minute to minute: a round is several turns of each, forwards and backwards.
     """
     workload, calls = workloads.WORKLOADS["encoder"], CONNECTIONS[-1]
     with ExitStack() as stack:
@@ -107,8 +106,9 @@ def grpc(place: Place, *, rounds: int, seconds: int) -> Figure:
         one, many = (stack.enter_context(_grpc_load(server, workload, place, calls=calls, connections=n)) for n in (1, calls))
         sides: list[Callable[[int], Load]] = [one, lambda duration: server.load(connections=calls, seconds=duration), many]
         for side in sides:
-            side(CONNECTED_SECONDS)
-        shared, json, own = _turns(server, sides, rounds=rounds, seconds=seconds)
+            # gRPC's clients measure their connections' bandwidth for about so long, and seldom later.
+            side(TURN_SECONDS)
+        shared, json, own = _turns(server, sides, rounds)
     apart = ratio("", own, json, against="")
     tell(f"the encoder, {calls} requests at once: gRPC over one connection {_numbers(shared)}/s, JSON {_numbers(json)}/s")
     tell(f"gRPC over {calls} connections {_numbers(own)}/s, of JSON {apart.value:.3f} ({apart.low:.3f} to {apart.high:.3f})")
@@ -163,7 +163,7 @@ def _interleaved(pair: Sequence[Callable[[], float]], rounds: int) -> tuple[list
     return results
 
 
-def _turns(server: Server, sides: Sequence[Callable[[int], Load]], *, rounds: int, seconds: int) -> list[list[float]]:
+def _turns(server: Server, sides: Sequence[Callable[[int], Load]], rounds: int) -> list[list[float]]:
     """By side, each round's mean rate of its turns."""
     results: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
@@ -171,7 +171,7 @@ def _turns(server: Server, sides: Sequence[Callable[[int], Load]], *, rounds: in
         for turn in range(TURNS):
             for i in range(len(sides))[:: -1 if turn % 2 else 1]:
                 settle(server.process)
-                sums[i] += sides[i](seconds).rps
+                sums[i] += sides[i](TURN_SECONDS).rps
         for each, total in zip(results, sums, strict=True):
             each.append(total / TURNS)
     return results
