@@ -1,8 +1,8 @@
 """The receiving end of a connection: where bytes come in, and what of them is answered or taken at once.
 
 That is pings, which clients of gRPC send to measure the bandwidth, each waking the loop for itself, and the usual requests
-(`modelmill.serve.http2.usual`). In native code a ping costs a tenth of what it costs in Python, with caches that a model
-has used meanwhile; without a compiler the same happens in Python.
+(`modelmill.serve.http2.usual`). A model pushes everything else out of the caches, and native code touches less of it than
+Python (docs/design/0006); without a compiler the same happens in Python.
 """
 
 from abc import abstractmethod
