@@ -58,9 +58,7 @@ def first_answer(place: Place, *, rounds: int) -> Figure:
             "script", command, core=place.server_core, env={"PYTHONPATH": str(ROOT)}, folder=place.folder, talks=True
         )
         try:
-            assert process.child.stdout
-            if not process.child.stdout.readline():
-                raise process.failed("it ended without an answer")
+            process.ask()
             return time.perf_counter() - began
         finally:
             process.stop()
@@ -109,7 +107,7 @@ def grpc(place: Place, *, rounds: int) -> Figure:
             # gRPC's clients measure their connections' bandwidth for about so long, and seldom later.
             side(TURN_SECONDS)
         shared, json, own = _turns(server, sides, rounds)
-    apart = ratio("", own, json, against="")
+    apart = ratio(f"grpc_vs_json_{calls}_connections", own, json, against="v2 JSON")
     tell(f"the encoder, {calls} requests at once: gRPC over one connection {_numbers(shared)}/s, JSON {_numbers(json)}/s")
     tell(f"gRPC over {calls} connections {_numbers(own)}/s, of JSON {apart.value:.3f} ({apart.low:.3f} to {apart.high:.3f})")
     return ratio("grpc_vs_json_c64", shared, json, against=f"v2 JSON ({calls} connections: {apart.value:.3f})")
@@ -124,23 +122,14 @@ def _grpc_load(
     command = (sys.executable, "-m", "benchmarks.serving.grpc_load", *map(str, arguments))
     name, env = f"grpc-load-{connections}", {"PYTHONPATH": str(ROOT)}
     process = Process(name, command, core=place.load_core, env=env, folder=place.folder, talks=True)
-    assert process.child.stdin and process.child.stdout
-    say, hear = process.child.stdin, process.child.stdout
-
-    def line() -> str:
-        if not (found := hear.readline()):
-            raise process.failed("the load ended")
-        return found
 
     def send(seconds: int) -> Load:
         began, used = time.monotonic(), process.cpu_seconds()
-        say.write(f"{seconds}\n")
-        say.flush()
-        found = line()
-        return told(found, busy=(process.cpu_seconds() - used) / (time.monotonic() - began))
+        line = process.ask(f"{seconds}\n")
+        return told(line, busy=(process.cpu_seconds() - used) / (time.monotonic() - began))
 
     try:
-        line()
+        process.ask()
         yield send
     finally:
         process.stop()

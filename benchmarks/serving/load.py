@@ -54,15 +54,11 @@ def run(folder: Path, *, port: int, connections: int, seconds: int, core: int, s
     """`stamp`: the rate ends with the last answer (see rotate.lua). Raises Broken."""
     arguments = [str(folder), str(len(list(folder.iterdir()))), *(["stamp"] if stamp else [])]
     options = ("-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", str(SCRIPT))
-    return measured(("wrk", *options, f"http://127.0.0.1:{port}/", "--", *arguments), core=core)
-
-
-def measured(command: Sequence[str], *, core: int) -> Load:
-    """Runs a program that ends with a line as rotate.lua writes it. Raises Broken."""
+    command = ("taskset", "-c", str(core), "wrk", *options, f"http://127.0.0.1:{port}/", "--", *arguments)
     began, used = time.monotonic(), _children_seconds()
-    ended = subprocess.run(["taskset", "-c", str(core), *command], capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise Broken(f"{command[0]}: {(ended.stderr or ended.stdout).strip()}")
+        raise Broken(f"wrk: {(ended.stderr or ended.stdout).strip()}")
     return told(ended.stdout.splitlines()[-1], busy=(_children_seconds() - used) / (time.monotonic() - began))
 
 

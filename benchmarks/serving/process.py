@@ -61,6 +61,16 @@ class Process:
     def alive(self) -> bool:
         return self.child.poll() is None
 
+    def ask(self, line: str = "") -> str:
+        """Of one that talks: its next line, after this one, if any, was said. Raises Failed."""
+        assert self.child.stdin and self.child.stdout
+        self.child.stdin.write(line)
+        self.child.stdin.flush()
+        answer: str = self.child.stdout.readline()
+        if not answer:
+            raise self.failed("it ended without an answer")
+        return answer
+
     def stop(self) -> None:
         try:
             self._signal(signal.SIGTERM)

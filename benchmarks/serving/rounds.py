@@ -43,23 +43,14 @@ class Limit:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._ask("")
+        process.ask()
         self.batch = max(BATCHES, key=lambda batch: self._rate(batch, 0.5))
 
     def rate(self, seconds: float) -> float:
         return self._rate(self.batch, seconds)
 
     def _rate(self, batch: int, seconds: float) -> float:
-        return float(self._ask(f"{batch} {seconds}\n"))
-
-    def _ask(self, line: str) -> str:
-        assert self._process.child.stdin and self._process.child.stdout
-        self._process.child.stdin.write(line)
-        self._process.child.stdin.flush()
-        answer: str = self._process.child.stdout.readline()
-        if not answer:
-            raise self._process.failed("the in-process limit ended")
-        return answer
+        return float(self._process.ask(f"{batch} {seconds}\n"))
 
 
 def compare(workload: Workload, peers: Sequence[Peer], place: Place, *, rounds: int, seconds: int) -> Results:

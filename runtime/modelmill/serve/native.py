@@ -3,6 +3,6 @@
 try:
     from modelmill.serve import _fastpath as fastpath
 except ImportError:
-    fastpath = None  # type: ignore[assignment]
+    fastpath = None  # type: ignore[assignment]  # built without a compiler: the name stands for a module elsewhere
 
 __all__ = ["fastpath"]

@@ -85,7 +85,7 @@ PyObject* front_buffer_updated(PyObject* self, PyObject* argument) {
     if (size < 0 || !front.memory || size > (*front.memory)->len)
         return PyErr_Occurred() ? nullptr : (PyErr_SetString(PyExc_ValueError, "nbytes"), nullptr);
     const std::string_view data(static_cast<const char*>((*front.memory)->buf), static_cast<std::size_t>(size));
-    if (front.between && front.pings > 0 && is_ping(data)) {
+    if (front.between && front.write && front.pings > 0 && is_ping(data)) {
         --front.pings;
         return answer_ping(front, data);
     }

@@ -18,9 +18,9 @@ _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 def timeout_of(headers: Headers) -> float | None:
     """How many seconds the client waits."""
-    if "grpc-timeout" not in headers:
+    text = headers.get("grpc-timeout")
+    if text is None:
         return None
-    text = headers["grpc-timeout"]
     if not (text[:-1].isascii() and text[:-1].isdigit()) or text[-1] not in _UNITS:
         raise BadRequest(f"grpc-timeout {text[:40]!r} is not a number and a unit")
     return int(text[:-1]) * _UNITS[text[-1]]
